@@ -1,0 +1,1 @@
+"""The control process: recorder, controller, monitor. Never on the path of a client's request."""

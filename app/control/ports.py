@@ -1,0 +1,250 @@
+"""What the control process needs from the outside, shaped by its use. `app.adapters` fulfils these; `app.main` wires them.
+
+Every method may raise `app.errors.UnavailableError` when the dependency cannot be reached within its deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from app.domain.flags import Flags
+from app.domain.model import Version
+
+Scalar = float | str | bool
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRow:
+    """A row of `predictions`; features are JSON-ready (NaN already replaced), times are UTC."""
+
+    prediction_id: str  # canonical UUIDv7, `:row` appended for rows of an N-row body
+    model: str
+    model_version: str
+    role: str
+    timestamp: datetime
+    features: dict[str, Any] | None
+    prediction: Scalar | None
+    confidence: float | None
+    latency_ms: float
+    status: int
+    request_id: str | None
+    routing_key: str | None
+    bucket: int | None
+    canary_percent: float
+    flags_revision: int
+    rollout_id: str | None
+    forced: bool
+    propensity: float
+    reason: str  # of the assignment
+    ended: str
+    error: str | None  # the gateway's own error, or why nothing could be extracted
+    facts: dict[str, Any] = field(default_factory=dict)  # protocol facts: tokens, finish reason, …
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowRow:
+    """A row of `shadow_predictions`."""
+
+    prediction_id: str
+    model: str
+    model_version: str
+    role: str  # shadow | control | failed
+    timestamp: datetime
+    prediction: Scalar | None
+    confidence: float | None
+    latency_ms: float
+    status: int
+    difference: float | None
+    agreement: bool | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeRow:
+    """A row of `outcomes`; joined to its prediction when (or as soon as) that is stored."""
+
+    outcome_id: str  # digest of prediction, ground truth, observed_at and source: the same outcome twice is one
+    prediction_id: str | None
+    model: str | None
+    request_id: str | None
+    ground_truth: Scalar
+    observed_at: datetime
+    received_at: datetime
+    source: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineRow:
+    """A record the store refuses, or that cannot be decoded, kept whole with its reason."""
+
+    writer: str
+    segment: int
+    offset: int
+    kind: str
+    reason: str
+    record: bytes
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a segment is committed. Written in the same transaction as its rows: the resume point and the ledger."""
+
+    writer: str
+    segment: int
+    offset: int  # bytes
+    records: int  # read from this segment so far
+    stored: int  # of these, in the store
+    quarantined: int
+    torn: int  # skipped because damaged
+    complete: bool = False  # the segment is finished and may be deleted
+
+
+@dataclass(frozen=True, slots=True)
+class WriterCounts:
+    """A journal writer's own counters, absolute: what it received and what it could not keep."""
+
+    host: str
+    writer: str
+    received: int
+    dropped: dict[str, int]
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    predictions: Sequence[PredictionRow]
+    shadows: Sequence[ShadowRow]
+    outcomes: Sequence[OutcomeRow]
+    quarantine: Sequence[QuarantineRow]
+    positions: Sequence[Position]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Sums over the writers of one host."""
+
+    received: int
+    dropped: dict[str, int]
+    stored: int
+    quarantined: int
+    torn: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    at: datetime
+    actor: str
+    origin: str  # address, or "controller", "guard"
+    action: str  # flags.set, rollout.start, rollback, version.register, …
+    model: str | None
+    reason: str
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+
+
+class Store(Protocol):
+    """SQLite or PostgreSQL."""
+
+    async def close(self) -> None: ...
+    async def ping(self) -> None: ...
+
+    # recorder
+    async def load(self, batch: Batch) -> None:
+        """All of it or nothing. Rows already there are left as they are. `RefusedRowError` when a row is refused."""
+
+    async def positions(self, writers: Sequence[str]) -> list[Position]: ...
+    async def put_writer_counts(self, counts: Sequence[WriterCounts]) -> None: ...
+    async def ledger(self, host: str) -> Ledger: ...
+    async def join_waiting_outcomes(self, limit: int) -> int:
+        """Join outcomes that came before their prediction; returns how many were joined."""
+
+    # reads of single records
+    async def prediction(self, prediction_id: str) -> Row | None:
+        """The `predictions` row with `shadow` (list) and `outcomes` (list, newest first); a bare id finds `id:0` too."""
+
+    async def predictions_brief(self, ids: Sequence[str]) -> dict[str, Row]:
+        """`{prediction_id: {model, model_version, prediction, confidence, features}}` of those stored (shadow comparison after a restart)."""
+
+    async def outcomes_known(self, outcome_ids: Sequence[str]) -> set[str]: ...
+
+    # flags, versions, audit
+    async def flags(self) -> list[Flags]: ...
+    async def put_flags(self, flags: Flags, expected_revision: int, audit: AuditEntry) -> Flags:
+        """Compare-and-set; `flags.revision` must be expected + 1. `StaleRevisionError` when another was faster. Audited in the same transaction."""
+
+    async def versions(self) -> list[tuple[str, Version]]:
+        """Versions registered through the API: (model, version)."""
+
+    async def put_version(self, model: str, version: Version, audit: AuditEntry) -> None: ...
+    async def delete_version(self, model: str, version: str, audit: AuditEntry) -> None: ...
+    async def append_audit(self, entry: AuditEntry) -> None: ...
+    async def audit(self, model: str | None, limit: int) -> list[Row]: ...
+
+    # rollouts: the state is the domain's, as plain JSON
+    async def open_rollouts(self) -> list[Row]: ...
+    async def rollouts(self, model: str, limit: int) -> list[Row]: ...
+    async def rollout(self, rollout_id: str) -> Row | None:
+        """With `events`, oldest first."""
+
+    async def save_rollout(self, rollout: Row, events: Sequence[Row]) -> None:
+        """Insert or update by `id` and append events (`at`, `kind`, `reason`, `figures`). `ConflictError` for a second open rollout of the model."""
+
+    # performance, shadow, training, review, drift
+    async def labelled(self, model: str, version: str | None, since: datetime | None, until: datetime | None, limit: int) -> list[Row]:
+        """Newest first: prediction_id, model_version, timestamp, prediction, confidence, ground_truth, ground_truth_timestamp, propensity, latency_ms, features."""
+
+    async def coverage(self, model: str, since: datetime | None, until: datetime | None) -> list[Row]:
+        """By version: model_version, predictions, labelled."""
+
+    async def shadow_pairs(self, model: str, version: str, since: datetime | None, limit: int) -> list[Row]:
+        """Newest first: both predictions, confidences, latencies, statuses, difference, agreement, features, ground_truth."""
+
+    def training_rows(self, model: str, since: datetime | None, until: datetime | None, version: str | None) -> AsyncIterator[list[Row]]:
+        """Labelled rows in chunks, oldest first, read with a server-side cursor: constant memory."""
+
+    async def least_confident(self, model: str, since: datetime | None, limit: int) -> list[Row]:
+        """Unlabelled and not under review, lowest confidence first: prediction_id, model_version, timestamp, features, prediction, confidence."""
+
+    async def recent(self, model: str, version: str | None, since: datetime | None, limit: int) -> list[Row]:
+        """Newest first: prediction_id, model_version, timestamp, features, prediction, confidence."""
+
+    async def put_reviews(self, rows: Sequence[Row]) -> None:
+        """Leases: review of `prediction_id` with strategy, score, propensity, leased_until, leased_by."""
+
+    async def finish_review(self, prediction_id: str, label: Scalar, actor: str, at: datetime) -> bool: ...
+    async def put_baseline(self, model: str, baseline: Row) -> None: ...
+    async def baseline(self, model: str) -> Row | None: ...
+    async def add_retraining_decision(self, decision: Row) -> None: ...
+    async def retraining_decisions(self, model: str, limit: int) -> list[Row]: ...
+
+    # upkeep
+    async def maintain(self, now: datetime, retention_days: dict[str, int]) -> None:
+        """Make partitions ahead, drop what is beyond retention."""
+
+    async def erase(self, model: str, routing_key: str, audit: AuditEntry) -> int:
+        """Remove features, prediction and key of a routing key's rows; returns how many."""
+
+
+class FlagsDistribution(Protocol):
+    """Carries flags between the hosts. The store holds the truth; this only makes it travel."""
+
+    async def publish(self, flags: Flags) -> None: ...
+    def changes(self) -> AsyncIterator[Flags]:
+        """Flags changed anywhere (also by ourselves, possibly repeated), by hint or by polling."""
+
+    async def close(self) -> None: ...
+
+
+class Lease(Protocol):
+    """At most one holder; it lapses by itself."""
+
+    async def acquire(self) -> bool:
+        """Take or renew; True while held."""
+
+    async def release(self) -> None: ...

@@ -1,0 +1,129 @@
+"""What a model is, as the file and the admin API describe it. Frozen values; whoever reads a configuration makes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Which requests are a model's. All given conditions must hold; the longest path prefix wins."""
+
+    path_prefix: str = "/"  # whole segments: /a matches /a and /a/b, not /ab
+    strip: bool = False  # take the prefix off before forwarding
+    host: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()  # lower-case name, exact value
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingKey:
+    """Where the sticky key stands. `source` is header, cookie, query, json or prediction_id."""
+
+    source: str = "prediction_id"
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One deployment. Several URLs are replicas that answer alike."""
+
+    name: str
+    urls: tuple[str, ...]
+    timeout_s: float = 30.0  # whole exchange, from the first request byte
+    connect_timeout_s: float = 0.5
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """Bounds of mirroring; which versions are shadows is a flag."""
+
+    sample: float = 1.0  # share of requests, 0..1
+    max_concurrency: int = 64
+    timeout_s: float = 5.0
+    agreement_threshold: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class ControlMirror:
+    """Canary requests that are also sent to production, for a comparison on the same inputs."""
+
+    sample: float = 1.0
+    max_share: float = 0.1  # of all requests
+    mode: str = "after"  # after | concurrent
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    stages: tuple[float, ...] = (5.0, 10.0, 25.0, 50.0, 100.0)  # percent
+    dwell_s: float = 3600.0
+    min_requests: int = 500
+    fallback: str = "production"  # production | none
+    control: ControlMirror = field(default_factory=ControlMirror)
+    watch_s: float = 3600.0  # after promotion
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    error_rate: float = 0.05
+    latency_p99_ms: float = 500.0
+    window: int = 100
+    min_requests: int = 20
+    mode: str = "enforce_if_worse"  # off | advisory | enforce_if_worse | enforce
+
+
+@dataclass(frozen=True, slots=True)
+class EvidencePolicy:
+    alpha: float = 1e-4
+    margin: float = 1.0
+    unit: str = "request"  # request | key
+    floor: float = 0.0  # absolute error rate that is always accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    horizon_s: float = 2_592_000.0
+    min_coverage: float = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Retraining:
+    strategy: str = "combined"  # schedule | drift | performance | combined
+    metric: str | None = None
+    baseline: float | None = None
+    performance_threshold: float = 0.05
+    critical_threshold: float = 0.10
+    psi_threshold: float = 0.25
+    every_s: float | None = None
+    webhook: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Privacy:
+    drop: tuple[str, ...] = ()
+    hash: tuple[str, ...] = ()
+    retention_days: int = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    name: str
+    production: str  # the file's production version; the flags may name another later
+    versions: tuple[Version, ...]
+    match: Match = field(default_factory=Match)
+    protocol: str = "json"  # json | oip | tfserving | mlflow | openai | opaque
+    extract: tuple[tuple[str, str], ...] = ()  # features, prediction, confidence -> path
+    task: str = "none"  # binary | multiclass | regression | none
+    routing_key: RoutingKey = field(default_factory=RoutingKey)
+    shadow_versions: tuple[str, ...] = ()  # the file's shadows; the flags may name others later
+    shadow: Shadow = field(default_factory=Shadow)
+    canary: Canary = field(default_factory=Canary)
+    guard: Guard = field(default_factory=Guard)
+    evidence: EvidencePolicy = field(default_factory=EvidencePolicy)
+    labels: Labels = field(default_factory=Labels)
+    retraining: Retraining = field(default_factory=Retraining)
+    privacy: Privacy = field(default_factory=Privacy)
+
+    def version(self, name: str) -> Version | None:
+        """The version of that name, or None."""
+        return next((v for v in self.versions if v.name == name), None)

@@ -1,0 +1,51 @@
+"""The one error tree. Adapters translate foreign exceptions into it at their border; `app.api.problems` maps it to RFC 9457 answers.
+
+The docstring of an error says when it is raised; its message says what to do.
+"""
+
+from __future__ import annotations
+
+
+class GatewayError(Exception):
+    """Anything this project raises on purpose."""
+
+
+class ConfigurationError(GatewayError):
+    """The configuration cannot be used. `faults` holds one line a fault, each with file, path and remedy."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class NotFoundError(GatewayError):
+    """The named model, version, rollout or prediction does not exist."""
+
+
+class InvalidError(GatewayError):
+    """A value given by a caller cannot be accepted (422)."""
+
+
+class ConflictError(GatewayError):
+    """The request contradicts the current state, such as a second open rollout (409)."""
+
+
+class StaleRevisionError(GatewayError):
+    """A compare-and-set named a revision that is no longer the current one (412)."""
+
+    def __init__(self, expected: int, current: int) -> None:
+        super().__init__(f"revision {expected} is not the current one ({current}); read the flags again and retry")
+        self.expected = expected
+        self.current = current
+
+
+class UnavailableError(GatewayError):
+    """A dependency cannot be reached in time; trying again later may succeed (503)."""
+
+
+class RefusedRowError(GatewayError):
+    """The store refuses a row for what it holds; it belongs into quarantine with this reason."""
+
+
+class JournalFullError(GatewayError):
+    """The journal cannot take another record: the disk is full, or `journal.max_bytes` is reached."""

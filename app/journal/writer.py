@@ -1,0 +1,251 @@
+"""Appends records to this process's own segments. One write a record; never blocks on anything but that write.
+
+What cannot be kept is counted with its reason and, by policy, either refused beforehand (`refuse`) or let go (`serve`). A failing disk
+never raises into the caller's path unless it asked for that (`append_or_raise`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import mmap
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from app.domain.policy import JournalPolicy
+from app.errors import JournalFullError
+from app.journal.format import (
+    APPENDED,
+    COUNTER,
+    COUNTS_SIZE,
+    DROP_REASONS,
+    DROPPED,
+    MAGIC,
+    MAX_PAYLOAD,
+    RECEIVED,
+    counts_name,
+    entry,
+    segment_name,
+    writer_name,
+)
+from app.journal.records import Record, encode
+
+_RETRY_S = 0.25  # how long a full journal stays full before the disk is asked again
+
+
+class Counts:
+    """The writer's counters, in a mapped page. With no room for even that page they are kept in memory only."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: int | None = None
+        self._map: mmap.mmap | bytearray
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.pwrite(self._file, bytes(COUNTS_SIZE), 0)  # written, not sparse: a mapped hole on a full disk would kill us
+            self._map = mmap.mmap(self._file, COUNTS_SIZE)
+        except OSError:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+            self._map = bytearray(COUNTS_SIZE)
+
+    def add(self, place: int) -> None:
+        value = COUNTER.unpack_from(self._map, place)[0]
+        COUNTER.pack_into(self._map, place, value + 1)
+
+    def get(self, place: int) -> int:
+        return int(COUNTER.unpack_from(self._map, place)[0])
+
+    def close(self) -> None:
+        if isinstance(self._map, mmap.mmap):
+            self._map.close()
+        if self._file is not None:
+            os.close(self._file)  # gives the lock back: whoever reads the journal now knows that no more will come
+
+
+class Writer:
+    """`append` keeps a record; `when_durable` calls back once all that was appended is as safe as the policy asks.
+
+    Not safe for several threads: each process has its own writer, used from its event loop.
+    """
+
+    def __init__(self, policy: JournalPolicy, slot: str, *, fsync: Callable[[int], None] = os.fsync) -> None:
+        self._policy = policy
+        self._directory = Path(policy.directory)
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.name = writer_name(slot, time.time_ns(), os.getpid())
+        self._counts = Counts(self._directory / counts_name(self.name))
+        self._segment = -1
+        self._file = -1
+        self._size = 0
+        self._full_until = 0.0
+        self._fsync = fsync
+        self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal-fsync")
+        self._dirty = False
+        self._waiting: list[Callable[[], None]] = []
+        self._syncing = False
+        self.records = dict.fromkeys(("prediction", "shadow", "outcome"), 0)
+        self.fsync_errors = 0
+        self.always = policy.fsync == "always"
+
+    # ---- writing
+
+    @property
+    def full(self) -> bool:
+        """True while a record would be dropped. With `on_full: refuse` the caller answers 503 before doing any work."""
+        if self._full_until and time.monotonic() >= self._full_until:
+            self._full_until = 0.0
+            self._roll()
+        return self._full_until > 0.0
+
+    @property
+    def refuses(self) -> bool:
+        return self._policy.on_full == "refuse" and self.full
+
+    def append(self, record: Record, kind: str) -> bool:
+        """Keep the record; False when it had to be dropped (and counted)."""
+        self._counts.add(RECEIVED)
+        payload = encode(record)
+        if len(payload) > MAX_PAYLOAD:
+            return self._drop("too_large")
+        data = entry(payload)
+        if self._file < 0 or self._size + len(data) > self._policy.segment_bytes:
+            if self._full_until:
+                if self.full:
+                    return self._drop("full")
+            else:
+                self._roll()
+            if self._file < 0:
+                return self._drop("full")
+        try:
+            written = os.write(self._file, data)
+        except OSError:
+            written = 0
+        if written != len(data):
+            return self._undo(written)
+        self._size += written
+        self._dirty = True
+        self.records[kind] += 1
+        self._counts.add(APPENDED)
+        return True
+
+    def append_or_raise(self, record: Record, kind: str) -> None:
+        """For a caller that may answer "try again": `JournalFullError` when the record could not be kept."""
+        if not self.append(record, kind):
+            raise JournalFullError("the journal cannot take another record; free disk space or raise journal.max_bytes")
+
+    def _undo(self, written: int) -> bool:
+        """The disk took only a part: cut it off, so that the next entry begins where a reader expects it."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._file, self._size)
+        self._close_file()
+        self._full_until = time.monotonic() + _RETRY_S
+        return self._drop("full" if written else "io_error")
+
+    def _drop(self, reason: str) -> bool:
+        self._counts.add(DROPPED[reason])
+        return False
+
+    def _close_file(self) -> None:
+        if self._file >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._file)
+            self._file = -1
+
+    def _roll(self) -> None:
+        """Start the next segment. On failure `full` holds for a short while."""
+        if self._file >= 0 and self._dirty and self._policy.fsync != "never":
+            self._sync_now(self._file)
+        self._close_file()
+        try:
+            if self._bytes_on_disk() + self._policy.segment_bytes > self._policy.max_bytes:
+                raise OSError("journal.max_bytes reached")
+            name = segment_name(self.name, self._segment + 1)
+            self._file = os.open(
+                self._directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
+            )
+            self._segment += 1
+            if os.write(self._file, MAGIC) != len(MAGIC):
+                raise OSError("no room for a segment header")
+            self._size = len(MAGIC)
+            self._full_until = 0.0
+        except OSError:
+            self._close_file()
+            self._full_until = time.monotonic() + _RETRY_S
+
+    def _bytes_on_disk(self) -> int:
+        with os.scandir(self._directory) as entries:
+            return sum(entry.stat().st_size for entry in entries if entry.name.endswith(".seg"))
+
+    # ---- durability
+
+    def when_durable(self, callback: Callable[[], None]) -> None:
+        """Call back at once, or with `fsync: always` after the next group commit. Needs a running event loop for that."""
+        if not self.always:
+            callback()
+            return
+        self._waiting.append(callback)
+        if not self._syncing:
+            self._start_group_commit()
+
+    async def durable(self) -> None:
+        """Wait until what was appended is as safe as the policy asks."""
+        if self.always:
+            done = asyncio.get_running_loop().create_future()
+            self.when_durable(lambda: done.done() or done.set_result(None))
+            await done
+
+    def _start_group_commit(self) -> None:
+        self._syncing = True
+        group, self._waiting = self._waiting, []
+        commit = asyncio.get_running_loop().run_in_executor(self._syncer, self._sync_now, self._file)
+        commit.add_done_callback(lambda _: self._committed(group))
+
+    def _committed(self, group: list[Callable[[], None]]) -> None:
+        self._syncing = False
+        for callback in group:
+            callback()
+        if self._waiting and not self._syncing:
+            self._start_group_commit()
+
+    def _sync_now(self, file: int) -> None:
+        self._dirty = False
+        try:
+            if file >= 0:
+                self._fsync(file)
+        except OSError:
+            # The kernel may have thrown the pages away. They are counted, and what follows goes to a new segment.
+            self.fsync_errors += 1
+
+    async def sync_forever(self) -> None:
+        """The owner runs this as a task: fsync each interval while something was written (`fsync: interval`)."""
+        if self._policy.fsync != "interval":
+            return
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._policy.fsync_interval_ms / 1000)
+            if self._dirty and self._file >= 0:
+                await loop.run_in_executor(self._syncer, self._sync_now, os.dup(self._file))
+
+    # ---- reading and closing
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        return {reason: self._counts.get(DROPPED[reason]) for reason in DROP_REASONS}
+
+    @property
+    def received(self) -> int:
+        return self._counts.get(RECEIVED)
+
+    def close(self) -> None:
+        """Make safe what was written and give the lock back. The recorder may now finish these segments."""
+        self._syncer.shutdown(wait=True)
+        if self._file >= 0 and self._dirty and self._policy.fsync != "never":
+            self._sync_now(self._file)
+        self._close_file()
+        self._counts.close()

@@ -1,10 +1,11 @@
-"""A model server that breaks the rules of HTTP on purpose, byte by byte over raw sockets, to test the data plane.
+"""A model server that breaks the rules of HTTP on purpose, byte by byte over raw sockets, to test the data
+plane.
 
-It runs in a thread of its own on a free port of the loopback interface. What it does with a request is the next
-entry of `script` (one entry a request) while there is one, else the last segment of the path when that names a
-behaviour (`/hang`, `/models/x/reset_mid_body`), else `default`. Every request that it understood is kept in
-`requests`, so that a test can say how often one arrived. It must never be reachable from another host and never
-outlive its test.
+It runs in a thread of its own on a free port of the loopback interface. What it does with a request is
+the next entry of `script` (one entry a request) while there is one, else the last segment of the path
+when that names a behaviour (`/hang`, `/models/x/reset_mid_body`), else `default`. Every request that it
+understood is kept in `requests`, so that a test can say how often one arrived. It must never be reachable
+from another host and never outlive its test.
 
     with MisbehavingUpstream() as upstream:
         ... send requests to upstream.url + "/two_content_lengths" ...

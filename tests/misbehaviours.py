@@ -1,7 +1,8 @@
-"""The catalogue of the misbehaving upstream: what a model server can do wrong, byte by byte, one function each.
+"""The catalogue of the misbehaving upstream: what a model server can do wrong, byte by byte, one function
+each.
 
-A behaviour gets the connection and the request that was read from it; it may leave the connection open, then the
-next request is read. It must never hold more than a block of what it sends in memory.
+A behaviour gets the connection and the request that was read from it; it may leave the connection open,
+then the next request is read. It must never hold more than a block of what it sends in memory.
 """
 
 from __future__ import annotations

@@ -68,13 +68,13 @@ def test_connections_are_kept_alive_and_counted() -> None:
 def test_a_connection_can_be_met_at_the_door(name: str) -> None:
     with MisbehavingUpstream() as upstream:
         upstream.at_accept = name
-        with socket.create_connection(("127.0.0.1", upstream.port), timeout=0.3) as sock:
-            try:
+        try:
+            with socket.create_connection(("127.0.0.1", upstream.port), timeout=0.3) as sock:
                 end = sock.recv(10)
-            except ConnectionResetError:
-                end = b"RST"
-            except TimeoutError:
-                end = b"nothing"
+        except ConnectionResetError:
+            end = b"RST"
+        except TimeoutError:
+            end = b"nothing"
         assert end == {"reset_at_accept": b"RST", "close_at_accept": b"", "never_read": b"nothing"}[name]
 
 

@@ -43,6 +43,11 @@ class HealthWindow:
         """How many of them failed."""
         return self._failed
 
+    @property
+    def slow(self) -> int:
+        """How many of them took longer than the latency threshold."""
+        return self._slow
+
     def record(self, is_error: bool, latency_ms: float) -> None:
         """Take in one request and forget the oldest when full. A latency that is NaN counts as infinite."""
         errors, latencies = self._errors, self._latencies

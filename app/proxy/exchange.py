@@ -1,0 +1,494 @@
+"""One request's way: assigned, sent to a version, journaled, answered. Calls back; owns no task and waits for nothing but the model server.
+
+`Exchange` is a model's traffic; `Passage` carries a request for the control process, with the same framing and back-pressure and none of
+the rest. Both answer through their client's connection (`Client`) and end exactly once.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from app.domain.prediction import format_id
+from app.domain.routing import NO_BUCKET, Assignment, assign
+from app.journal.records import PredictionRecord, ShadowRecord
+from app.link.messages import Pair
+from app.proxy.fields import RESPONSE_OWN, VIA, listed, problem, status_line
+from app.proxy.plane import Plane, Served
+from app.proxy.request import Request, RequestHead
+from app.proxy.upstream import Attempt
+
+CLIENT_LEFT = 499
+ERRORS = {"timeout": "upstream_timeout", "unreachable": "upstream_unreachable", "protocol": "upstream_protocol", "cut": "upstream_protocol"}
+STATUS_OF = {"timeout": 504, "unreachable": 502, "protocol": 502, "cut": 502}
+
+
+class Client(Protocol):
+    """A client's connection, as an exchange sees it."""
+
+    peer: str
+
+    def write(self, data: bytes) -> None: ...
+    def finished(self, *, keep: bool) -> None:
+        """The answer is complete (or cut, with `keep` False: the connection closes)."""
+
+    def pause_body(self) -> None: ...
+    def resume_body(self) -> None: ...
+
+
+def answer_head(attempt: Attempt, own: bytes, framing: bytes, close: bool) -> bytes:
+    """Status line, the model server's end-to-end fields, the gateway's own (`own`, lines with CRLF), framing, and the empty line."""
+    lines = [status_line(attempt.status)]
+    dropped: list[bytes] | None = None
+    for name, value in attempt.fields:
+        if name.lower() in RESPONSE_OWN:
+            if len(name) == 10 and name.lower() == b"connection" and value.lower() not in (b"close", b"keep-alive"):
+                dropped = listed(value)
+            continue
+        lines += (name, b": ", value, b"\r\n")
+    if dropped:
+        lines = [lines[0]] + [
+            piece
+            for name, value in attempt.fields
+            if name.lower() not in RESPONSE_OWN and name.lower() not in dropped
+            for piece in (name, b": ", value, b"\r\n")
+        ]
+    lines += (own, framing, b"Connection: close\r\n\r\n" if close else b"\r\n")
+    return b"".join(lines)
+
+
+def field(attempt: Attempt, wanted: bytes) -> str:
+    """A field of the answer as text, empty when absent."""
+    size = len(wanted)
+    for name, value in attempt.fields:
+        if len(name) == size and name.lower() == wanted:
+            return value.decode("latin-1")
+    return ""
+
+
+def inference_length(value: str) -> int:
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else -1
+
+
+def request_framing(request: Request) -> bytes:
+    """How the body is framed towards the server: as it came, but for chunk boundaries."""
+    if request.length < 0:
+        return b"Transfer-Encoding: chunked\r\n"
+    if request.length == 0 and request.method in (b"GET", b"HEAD", b"OPTIONS", b"DELETE") and b"content-length" not in request.named:
+        return b""
+    return b"Content-Length: %d\r\n" % request.length
+
+
+class Relay:
+    """What an exchange and a passage share: the answer's way back, streamed or whole, and the request body's way there."""
+
+    __slots__ = ("attempt", "captured", "captured_size", "chunked", "client", "ended", "head_sent", "plane", "request")
+
+    def __init__(self, plane: Plane, client: Client, request: Request) -> None:
+        self.plane = plane
+        self.client = client
+        self.request = request
+        self.attempt: Attempt | None = None
+        self.head_sent = False
+        self.chunked = False
+        self.captured: list[bytes] = []  # of a streamed answer, up to the journal's cap
+        self.captured_size = 0
+        self.ended = False
+
+    # ---- from the client
+
+    def body_part(self, data: bytes) -> None:
+        attempt = self.attempt
+        if attempt is not None and attempt.open_body and not attempt.done:
+            attempt.send(b"%x\r\n%b\r\n" % (len(data), data) if self.request.length < 0 else data)
+
+    def body_end(self) -> None:
+        attempt = self.attempt
+        if attempt is not None and attempt.open_body:
+            if self.request.length < 0 and not attempt.done:
+                attempt.send(b"0\r\n\r\n")
+            attempt.end_body()
+
+    def client_stalled(self) -> None:
+        if self.attempt is not None:
+            self.attempt.pause()
+
+    def client_drained(self) -> None:
+        if self.attempt is not None:
+            self.attempt.resume()
+
+    # ---- from the server
+
+    def stalled(self, attempt: Attempt) -> None:
+        if attempt is self.attempt:
+            self.client.pause_body()
+
+    def drained(self, attempt: Attempt) -> None:
+        if attempt is self.attempt:
+            self.client.resume_body()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the client's connection can take another request after this answer."""
+        request = self.request
+        return request.keep_alive and request.complete and not self.plane.draining
+
+    def bodyless(self, attempt: Attempt) -> bool:
+        return attempt.status in (204, 304) or self.request.method == b"HEAD"
+
+    def framing(self, attempt: Attempt, *, whole: bool) -> bytes:
+        """How the answer's body is framed towards the client. Sets `chunked`."""
+        if attempt.status == 204:
+            return b""
+        if self.bodyless(attempt):
+            return b"Content-Length: %d\r\n" % attempt.length if attempt.length >= 0 else b""
+        if whole:
+            return b"Content-Length: %d\r\n" % attempt.size
+        if attempt.length >= 0:
+            return b"Content-Length: %d\r\n" % attempt.length
+        if self.request.http10:
+            self.request.keep_alive = False
+            return b""
+        self.chunked = True
+        return b"Transfer-Encoding: chunked\r\n"
+
+    def stream(self, attempt: Attempt, own: bytes, capture: int) -> bytes:
+        """What has come since the last call, framed for the client; with the head in front the first time."""
+        parts = attempt.parts
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        out = b""
+        if not self.head_sent:
+            self.head_sent = True
+            framing = self.framing(attempt, whole=False)
+            out = answer_head(attempt, own, framing, not self.keeps)
+        if data:
+            if self.captured_size < capture:
+                self.captured.append(data[: capture - self.captured_size])
+                self.captured_size += len(self.captured[-1])
+            out += b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data
+        return out
+
+
+class Exchange(Relay):
+    """A request for a model."""
+
+    __slots__ = ("assignment", "created", "extra_s", "forced", "head", "id", "id_text", "own", "role", "served", "version")
+
+    def __init__(self, plane: Plane, served: Served, client: Client, request: Request, forced: str | None) -> None:
+        super().__init__(plane, client, request)
+        self.served = served
+        self.forced = forced
+        self.id = plane.ids.next(request.at_ns // 1_000_000)
+        self.id_text = format_id(self.id)
+        self.created = plane.loop.time()
+        self.extra_s = 0.0  # time spent on a canary that failed
+        flags = served.flags
+        key = served.routing_key(request) if served.canary is not None or forced is not None else None
+        self.assignment: Assignment = assign(
+            production=flags.production,
+            candidate=flags.candidate,
+            canary_percent=flags.canary_percent,
+            canary_enabled=flags.canary_enabled,
+            disabled_versions=flags.disabled_versions,
+            key=key if key is not None else self.id_text,
+            salt=flags.salt,
+            forced=forced,
+            guard_stopped=served.stop.until > 0.0 and served.stop.active(request.at),
+        )
+        self.version = self.assignment.version
+        self.role = self.assignment.role
+        self.own = b""
+        plane.inflight += 1
+        self.head = RequestHead(
+            request, served.strip, client.peer.encode(), bool(plane.server.trusted_proxies) and plane.trusts(client.peer),
+            b"X-Prediction-Id: " + self.id_text.encode() + b"\r\n",
+        )
+
+    def begin(self) -> None:
+        """Send the request to the assigned version; the body may still be coming."""
+        self._send(self.version, self.role)
+
+    def _send(self, version: str, role: str) -> None:
+        self.version = version
+        self.role = role
+        self.own = b"X-Prediction-Id: " + self.id_text.encode() + self.served.reply_fields(version, role)
+        request = self.request
+        open_body = not request.complete
+        if request.length < 0 and not open_body:
+            body, framing = request.body(), b"Content-Length: %d\r\n" % request.size
+        else:
+            body, framing = request.body(), request_framing(request)
+            if request.length < 0 and body:
+                body = b"%x\r\n%b\r\n" % (len(body), body)
+        self.attempt = Attempt(self.served.upstreams[version], self, request.method, self.head, framing, body, open_body=open_body)
+        self.attempt.upstream.start(self.attempt)
+
+    # ---- from the model server
+
+    def progressed(self, attempt: Attempt) -> None:
+        if self._falls_back(attempt):
+            attempt.cancel()
+            self._fall_back(attempt)
+            return
+        self.client.write(self.stream(attempt, self.own, self.plane.capture_bytes))
+
+    def answered(self, attempt: Attempt) -> None:
+        if not self.head_sent and self._falls_back(attempt):
+            self._fall_back(attempt)
+            return
+        if self.head_sent:
+            out = self.stream(attempt, self.own, self.plane.capture_bytes)
+            if self.chunked:
+                out += b"0\r\n\r\n"
+            body = b"".join(self.captured)
+        else:
+            parts = attempt.parts
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            out = answer_head(attempt, self.own, self.framing(attempt, whole=True), not self.keeps)
+            if not self.bodyless(attempt):
+                out += body
+        self._settle(attempt, attempt.status, attempt.status >= 500, body, "complete", "")
+        self._reply(out, self.keeps)
+        self._mirror(attempt)
+
+    def failed(self, attempt: Attempt) -> None:
+        if self._falls_back(attempt, failed=True):
+            self._fall_back(attempt)
+            return
+        error = ERRORS[attempt.error]
+        if self.head_sent:  # the client must see that the answer is not whole
+            self._settle(attempt, attempt.status, True, b"".join(self.captured), "cut", error)
+            self._reply(b"", keep=False)
+            return
+        keep = self.keeps
+        status, out = problem(error, close=not keep, extra=self.own, head_only=self.request.method == b"HEAD")
+        self._settle(attempt, status, True, b"", "error", error)
+        self._reply(out, keep)
+        self._mirror(attempt)
+
+    def client_gone(self) -> None:
+        """The client left before its answer was complete: stop the work, remember that it was asked."""
+        attempt = self.attempt
+        if self.ended or attempt is None:
+            return
+        attempt.cancel()
+        self.ended = True
+        self.plane.inflight -= 1
+        codes = self.served.track(self.version, self.role, self.forced is not None).codes
+        codes[CLIENT_LEFT] = codes.get(CLIENT_LEFT, 0) + 1
+        self._journal(attempt, CLIENT_LEFT, b"".join(self.captured), "aborted", "")
+
+    # ---- canary failures are not the client's
+
+    def _falls_back(self, attempt: Attempt, *, failed: bool = False) -> bool:
+        return (
+            self.role == "canary"
+            and (failed or attempt.status >= 500)
+            and not self.head_sent
+            and self.forced is None
+            and self.served.model.canary.fallback == "production"
+            and self.request.complete
+            and self.request.retained
+        )
+
+    def _fall_back(self, attempt: Attempt) -> None:
+        served = self.served
+        seconds = attempt.ended_at - attempt.started_at
+        served.track(self.version, "canary", False).record(answer_status(attempt), True, seconds)
+        served.observe(self.version, True, seconds * 1000.0, attempt.ended_at)
+        self.plane.journal.append(
+            shadow_record(self.id, self.request.at_ns, served.name, self.version, "failed", attempt, self.plane.capture_bytes), "shadow"
+        )
+        self.extra_s = seconds
+        self._send(served.flags.production, "fallback")
+
+    # ---- the end
+
+    def _settle(self, attempt: Attempt, status: int, is_error: bool, body: bytes, ended: str, error: str) -> None:
+        """Count and journal, before the last byte leaves."""
+        served = self.served
+        seconds = attempt.ended_at - attempt.started_at
+        served.track(self.version, self.role, self.forced is not None).record(status, is_error, seconds)
+        if self.forced is None:
+            served.observe(self.version, is_error, seconds * 1000.0, attempt.ended_at)
+            if is_error and self.role == "fallback":
+                served.track(self.assignment.version, "canary", False).shared_errors += 1
+        self._journal(attempt, status, body, ended, error)
+
+    def _journal(self, attempt: Attempt, status: int, body: bytes, ended: str, error: str) -> None:
+        request = self.request
+        served = self.served
+        assignment = self.assignment
+        flags = served.flags
+        named = request.named
+        cap = self.plane.capture_bytes
+        request_body = request.body()
+        if len(request_body) > cap:
+            request_body = request_body[:cap]
+        if len(body) > cap:
+            body = body[:cap]
+        if served.redaction is not None:
+            request_body, body = served.redaction.bodies(
+                request_body, request.text(b"content-type"), request.text(b"content-encoding"), body, request.size > cap
+            )
+        routing_key = None
+        if assignment.bucket != NO_BUCKET:
+            routing_key = served.routing_key(request)
+            if routing_key is not None and served.redaction is not None:
+                routing_key = served.redaction.key(routing_key)
+        self.plane.journal.append(
+            PredictionRecord(
+                self.id,
+                request.at_ns,
+                served.name,
+                self.version,
+                self.role,
+                status,
+                int((attempt.ended_at - attempt.started_at + self.extra_s) * 1e6),
+                assignment.reason,
+                assignment.bucket,
+                flags.canary_percent,
+                flags.revision,
+                flags.rollout_id,
+                self.forced is not None,
+                routing_key,
+                request.text(b"x-request-id") or None,
+                request.method.decode("latin-1"),
+                self.head.target.decode("latin-1"),
+                request.text(b"content-type"),
+                request.text(b"content-encoding"),
+                request.size,
+                request_body,
+                field(attempt, b"content-type"),
+                field(attempt, b"content-encoding"),
+                attempt.size,
+                body,
+                ended,
+                error,
+                inference_length(request.text(b"inference-header-content-length")),
+                inference_length(field(attempt, b"inference-header-content-length")),
+                assignment.propensity,
+                int((attempt.first_byte_at - attempt.started_at) * 1e6) if attempt.first_byte_at else -1,
+            ),
+            "prediction",
+        )
+
+    def _reply(self, out: bytes, keep: bool) -> None:
+        self.ended = True
+        plane = self.plane
+        plane.inflight -= 1
+        attempt = self.attempt
+        if attempt is not None:
+            upstream_s = attempt.ended_at - attempt.started_at + self.extra_s
+            self.served.overhead.observe(plane.loop.time() - self.created - upstream_s)
+        if not plane.journal.always:
+            if out:
+                self.client.write(out)
+            self.client.finished(keep=keep)
+            return
+        client = self.client
+
+        def send() -> None:
+            if out:
+                client.write(out)
+            client.finished(keep=keep)
+
+        plane.journal.when_durable(send)
+
+    def _mirror(self, attempt: Attempt) -> None:
+        """After the answer: copies to shadows, and of a canary's request to production."""
+        served = self.served
+        if served.shadow_versions or self.role == "canary":
+            self.plane.mirror(self, attempt)
+
+
+def answer_status(attempt: Attempt) -> int:
+    """The status as a client would have got it."""
+    return STATUS_OF.get(attempt.error, attempt.status)
+
+
+def shadow_record(
+    prediction_id: bytes, at_ns: int, model: str, version: str, role: str, attempt: Attempt, cap: int, body: bytes | None = None
+) -> ShadowRecord:
+    """Another version's answer (or failure) as the journal keeps it."""
+    if body is None:
+        body = b"".join(attempt.parts)
+    return ShadowRecord(
+        prediction_id,
+        at_ns,
+        model,
+        version,
+        role,
+        answer_status(attempt),
+        int((attempt.ended_at - attempt.started_at) * 1e6),
+        field(attempt, b"content-type"),
+        field(attempt, b"content-encoding"),
+        attempt.size,
+        body[:cap],
+        attempt.error,
+        inference_length(field(attempt, b"inference-header-content-length")),
+    )
+
+
+class Passage(Relay):
+    """A request for the control process: API, metrics, dashboard."""
+
+    __slots__ = ()
+
+    def begin(self) -> None:
+        request = self.request
+        open_body = not request.complete
+        body = request.body()
+        if request.length < 0 and body:
+            body = b"%x\r\n%b\r\n" % (len(body), body)
+        if request.length < 0 and not open_body:
+            body += b"0\r\n\r\n"
+        head = RequestHead(request, 0, self.client.peer.encode(), self.plane.trusts(self.client.peer), b"")
+        self.attempt = Attempt(self.plane.control, self, request.method, head, request_framing(request), body, open_body=open_body)
+        self.attempt.upstream.start(self.attempt)
+
+    def progressed(self, attempt: Attempt) -> None:
+        attempt.no_deadline()
+        self.client.write(self.stream(attempt, b"Via: " + VIA + b"\r\n", 0))
+
+    def answered(self, attempt: Attempt) -> None:
+        if self.head_sent:
+            out = self.stream(attempt, b"", 0)
+            if self.chunked:
+                out += b"0\r\n\r\n"
+        else:
+            out = answer_head(attempt, b"Via: " + VIA + b"\r\n", self.framing(attempt, whole=True), not self.keeps)
+            if not self.bodyless(attempt):
+                out += b"".join(attempt.parts)
+        self.ended = True
+        if out:
+            self.client.write(out)
+        self.client.finished(keep=self.keeps)
+
+    def failed(self, attempt: Attempt) -> None:
+        self.ended = True
+        if self.head_sent:
+            self.client.finished(keep=False)
+            return
+        keep = self.keeps
+        _, out = problem("control_unavailable", close=not keep, head_only=self.request.method == b"HEAD")
+        self.client.write(out)
+        self.client.finished(keep=keep)
+
+    def client_gone(self) -> None:
+        if not self.ended and self.attempt is not None:
+            self.ended = True
+            self.attempt.cancel()
+
+
+def pair_of(served: Served, version: str, canary: Attempt, control: Attempt) -> Pair:
+    """A canary's answer and production's to the same request, as evidence."""
+    return Pair(
+        served.name,
+        version,
+        served.flags.rollout_id,
+        bool(canary.error) or canary.status >= 500,
+        bool(control.error) or control.status >= 500,
+        int((canary.ended_at - canary.started_at) * 1e6),
+        int((control.ended_at - control.started_at) * 1e6),
+    )

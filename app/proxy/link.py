@@ -1,0 +1,160 @@
+"""The worker's end of the link: takes snapshots in, sends statistics and guard trips out, reconnects for ever, and is never waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import msgspec
+
+from app.domain.flags import Flags
+from app.journal.writer import Writer
+from app.link.messages import (
+    Ask,
+    Dependencies,
+    Frames,
+    GuardTrip,
+    Hello,
+    ModelChanged,
+    Pairs,
+    Series,
+    Snapshot,
+    Tick,
+    Totals,
+    Upward,
+    decode_downward,
+    frame,
+)
+from app.proxy.plane import Plane
+from app.proxy.shadow import Shadows
+
+RECONNECT_S = 0.2
+BACKLOG_BYTES = 4 * 1024 * 1024  # unsent frames beyond this are dropped: the control process does not read
+TRIPS = 64
+
+
+class _Wire(asyncio.Protocol):
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._frames = Frames()
+        self.transport: asyncio.Transport | None = None
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # a stream transport by construction
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._frames.feed(data):
+                self._link.received(body)
+        except (ValueError, msgspec.DecodeError):
+            self._link.plane.statistics.count("gateway_link_errors_total")
+            if self.transport is not None:
+                self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
+class Link:
+    """Owned by the worker, which runs `run` and `publish_forever` as its tasks."""
+
+    def __init__(self, path: str, hello: Hello, journal: Writer, wall_s: Callable[[], float]) -> None:
+        self._path = path
+        self._hello = hello
+        self._journal = journal
+        self._wall_s = wall_s
+        self._wire: _Wire | None = None
+        self._unsent_trips: list[GuardTrip] = []
+        self.plane: Plane
+        self.shadows: Shadows
+
+    async def run(self) -> None:
+        """Connect, stay connected, connect again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(2.0):
+                    _, wire = await loop.create_unix_connection(lambda: _Wire(self), self._path)
+                self._wire = wire
+                self._send(self._hello)
+                self._send_totals(0)
+                trips, self._unsent_trips = self._unsent_trips, []
+                for trip in trips:
+                    self._send(trip)
+                await wire.lost
+                self._wire = None
+                self.plane.dependencies_down = ["control"]
+            await asyncio.sleep(RECONNECT_S)
+
+    async def publish_forever(self) -> None:
+        """Once a second, at the turn of the second: evidence and totals."""
+        while True:
+            await asyncio.sleep(1.0 - self._wall_s() % 1.0)
+            self.publish()
+
+    def publish(self) -> None:
+        """Evidence of the time since the last call. Also called just before flags change, so that no tick mixes two of them."""
+        plane = self.plane
+        ticks = []
+        for track in plane.statistics.tracks.values():
+            served = plane.served.get(track.model)
+            if served is not None:
+                flags = served.flags
+                tick = track.since_last(flags.canary_percent, flags.revision, flags.rollout_id)
+                if tick is not None:
+                    ticks.append(tick)
+        second = int(self._wall_s())
+        if ticks:
+            self._send(Tick(second, ticks))
+        pairs = self.shadows.take_pairs()
+        if pairs:
+            self._send(Pairs(second, pairs))
+        self._send_totals(0)
+
+    def guard_tripped(self, trip: GuardTrip) -> None:
+        if not self._send(trip) and len(self._unsent_trips) < TRIPS:
+            self._unsent_trips.append(trip)
+
+    def received(self, body: bytes) -> None:
+        message = decode_downward(body)
+        plane = self.plane
+        match message:
+            case Snapshot(models, flags):
+                self.publish()
+                plane.apply(models, {one.model: one for one in flags})
+            case ModelChanged(model, flags_now):
+                self._changed(flags_now)
+                plane.apply_one(model, flags_now)
+            case Dependencies(down):
+                plane.dependencies_down = down
+            case Ask(nonce):
+                self._send_totals(nonce)
+
+    def _changed(self, flags: Flags) -> None:
+        served = self.plane.served.get(flags.model)
+        if served is not None and served.canary is not None:
+            self.publish()
+
+    def _send_totals(self, nonce: int) -> None:
+        journal = self._journal
+        series = list(self.plane.statistics.series())
+        series += [Series("gateway_journal_records_total", (kind,), count) for kind, count in journal.records.items()]
+        series += [Series("gateway_journal_dropped_total", (reason,), count) for reason, count in journal.dropped.items()]
+        series.append(Series("gateway_journal_fsync_errors_total", (), journal.fsync_errors))
+        series.append(Series("gateway_inflight_requests", (), self.plane.inflight))
+        self._send(Totals(series, nonce))
+
+    def _send(self, message: Upward) -> bool:
+        """False when it went nowhere: evidence lost is no data, never wrong data."""
+        transport = self._wire.transport if self._wire is not None else None
+        if transport is None or transport.is_closing():
+            return False
+        if transport.get_write_buffer_size() > BACKLOG_BYTES:
+            transport.abort()
+            return False
+        transport.write(frame(message))
+        return True

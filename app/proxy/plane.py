@@ -1,0 +1,363 @@
+"""Which model a request is for and which version answers it: the worker's immutable view of models and flags, replaced whole.
+
+Reads no clock but the loop's, awaits nothing, and knows the store, Redis and the control process only through the snapshot it was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import math
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, Protocol
+from urllib.parse import parse_qs
+
+from app.domain.flags import Flags, initial
+from app.domain.guard import HealthConfig, HealthWindow
+from app.domain.model import Model, Version
+from app.domain.policy import AuthPolicy, ServerPolicy
+from app.domain.prediction import PredictionIds
+from app.journal.writer import Writer
+from app.link.messages import GuardTrip
+from app.protocols.json_paths import compile_key_path
+from app.protocols.privacy import Redaction
+from app.proxy.fields import VIA
+from app.proxy.request import Request
+from app.proxy.statistics import Statistics, Track
+from app.proxy.upstream import Upstream
+
+RESERVED = ("/admin", "/feedback", "/predictions", "/metrics", "/healthz", "/readyz", "/openapi.json", "/docs", "/ofrep", "/ui")
+GUARD_STOP_S = 30.0
+WORSE_P = 1e-3  # `enforce_if_worse` acts below this
+
+
+class GuardListener(Protocol):
+    def guard_tripped(self, trip: GuardTrip) -> None: ...
+
+
+class Served:
+    """A model as this worker serves it under one set of flags. Connections, counters and windows live on from one to the next."""
+
+    def __init__(self, plane: Plane, model: Model, flags: Flags, before: Served | None) -> None:
+        self.plane = plane
+        self.model = model
+        self.flags = flags
+        self.name = model.name
+        same = before is not None and before.model.name == model.name
+        self.upstreams = self._upstreams(before, shadow=False)
+        self.shadow_upstreams = self._upstreams(before, shadow=True)
+        self.overhead = plane.statistics.overhead_of(model.name)
+        keep = before is not None and same and (before.flags.rollout_id, before.flags.candidate) == (flags.rollout_id, flags.candidate)
+        self.windows: dict[str, HealthWindow] = before.windows if keep and before is not None else {}
+        self.stop = before.stop if keep and before is not None else GuardStop()
+        self.shadow_slots = before.shadow_slots if before is not None else {}
+        self.strip = len(model.match.path_prefix.rstrip("/")) if model.match.strip else 0
+        self.shadow_versions = (
+            tuple(v for v in flags.shadow_versions if v in self.shadow_upstreams and v not in flags.disabled_versions)
+            if flags.shadow_enabled and model.shadow.sample > 0
+            else ()
+        )
+        self.canary = flags.candidate if flags.canary_enabled and flags.canary_percent > 0 else None
+        self.json_key = compile_key_path(model.routing_key.name) if model.routing_key.source == "json" else None
+        self.key_header = model.routing_key.name.lower().encode("latin-1") if model.routing_key.source == "header" else None
+        self.redaction = Redaction.of(model.privacy, model.protocol) if model.privacy.drop or model.privacy.hash else None
+        self._labels: dict[tuple[str, str], bytes] = {}
+        self._tracks: dict[tuple[str, str, bool], Track] = {}
+
+    def _upstreams(self, before: Served | None, *, shadow: bool) -> dict[str, Upstream]:
+        old = {} if before is None else before.shadow_upstreams if shadow else before.upstreams
+        made: dict[str, Upstream] = {}
+        for version in self.model.versions:
+            timeout = self.model.shadow.timeout_s if shadow else version.timeout_s
+            kept = old.get(version.name)
+            if kept is not None and (kept.urls, kept.timeout_s, kept.connect_timeout_s) == (version.urls, timeout, version.connect_timeout_s):
+                made[version.name] = kept
+            else:
+                made[version.name] = self.plane.upstream(version, timeout)
+        return made
+
+    def retire(self, successor: Served | None) -> None:
+        """Let go of the connections that the successor does not use."""
+        for mine, theirs in (
+            (self.upstreams, successor.upstreams if successor else {}),
+            (self.shadow_upstreams, successor.shadow_upstreams if successor else {}),
+        ):
+            for name, upstream in mine.items():
+                if theirs.get(name) is not upstream:
+                    upstream.close()
+
+    def track(self, version: str, role: str, forced: bool) -> Track:
+        key = (version, role, forced)
+        track = self._tracks.get(key)
+        if track is None:
+            track = self._tracks[key] = self.plane.statistics.track(self.name, version, role, forced=forced)
+        return track
+
+    def reply_fields(self, version: str, role: str) -> bytes:
+        """The gateway's own reply fields but for the prediction id."""
+        key = (version, role)
+        lines = self._labels.get(key)
+        if lines is None:
+            lines = self._labels[key] = b"\r\nX-Model-Version: %s\r\nX-Model-Role: %s\r\nVia: %s\r\n" % (
+                version.encode(),
+                role.encode(),
+                VIA,
+            )
+        return lines
+
+    def routing_key(self, request: Request) -> str | None:
+        """The sticky key, or None when the request has none (the prediction id then serves)."""
+        if self.key_header is not None:
+            value = request.named.get(self.key_header)
+            return value.decode("latin-1") if value else None
+        if self.json_key is not None:
+            return self.json_key(request.body()) if request.complete and request.retained else None
+        key = self.model.routing_key
+        if key.source == "query":
+            found = parse_qs(request.query.decode("latin-1")).get(key.name)
+            return found[0] if found else None
+        if key.source == "cookie":
+            try:
+                morsel = SimpleCookie(request.text(b"cookie")).get(key.name)
+            except CookieError:
+                return None
+            return morsel.value if morsel is not None else None
+        return None
+
+    @property
+    def needs_body_for_key(self) -> bool:
+        return self.json_key is not None and self.canary is not None
+
+    # ---- the local guard
+
+    def window(self, version: str) -> HealthWindow:
+        window = self.windows.get(version)
+        if window is None:
+            guard = self.model.guard
+            config = HealthConfig(guard.error_rate, guard.latency_p99_ms, guard.window, guard.min_requests)
+            window = self.windows[version] = HealthWindow(config)
+        return window
+
+    def observe(self, version: str, is_error: bool, latency_ms: float, now: float) -> None:
+        """Each version's window; a candidate's window that trips stops its share here and now and tells the controller."""
+        window = self.window(version)
+        window.record(is_error, latency_ms)
+        if version != self.canary or self.model.guard.mode in ("off", "advisory"):
+            return
+        trips, reason = window.should_rollback()
+        if not trips or self.stop.active(now):
+            return
+        if self.model.guard.mode == "enforce_if_worse" and not self._worse(window, self.window(self.flags.production)):
+            return
+        self.stop.until = now + GUARD_STOP_S
+        self.plane.guard_tripped(self, version, reason, window)
+        del self.windows[version]  # after the stop it begins afresh
+
+    def _worse(self, canary: HealthWindow, production: HealthWindow) -> bool:
+        """Whether the canary's bad requests are more than its share of all bad ones (Fisher's exact test, one-sided)."""
+        return (
+            min(
+                fisher(canary.errors, canary.requests, production.errors, production.requests),
+                fisher(canary.slow, canary.requests, production.slow, production.requests),
+            )
+            < WORSE_P
+        )
+
+
+@dataclass(slots=True)
+class GuardStop:
+    """This worker's own stop of the candidate. Short-lived: the controller's flag change confirms it, or it runs out."""
+
+    until: float = 0.0
+
+    def active(self, now: float) -> bool:
+        return now < self.until
+
+
+def fisher(bad_a: int, n_a: int, bad_b: int, n_b: int) -> float:
+    """P(arm a has at least `bad_a` of all bad ones) when which are bad does not depend on the arm (hypergeometric tail)."""
+    bad = bad_a + bad_b
+    everything = math.comb(n_a + n_b, bad)
+    return sum(math.comb(n_a, k) * math.comb(n_b, bad - k) for k in range(bad_a, min(bad, n_a) + 1)) / everything
+
+
+class Plane:
+    """Everything the worker's connections share."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        server: ServerPolicy,
+        auth: AuthPolicy,
+        journal: Writer,
+        *,
+        capture_bytes: int,
+        control: Upstream,
+        guard_listener: GuardListener,
+        wall_ns: Callable[[], int],
+    ) -> None:
+        self.loop = loop
+        self.server = server
+        self.journal = journal
+        self.capture_bytes = capture_bytes
+        self.control = control
+        self.statistics = Statistics()
+        self.mirror: Callable[[Any, Any], None] = lambda exchange, attempt: None  # app.proxy.shadow puts itself here
+        self.ids = PredictionIds(os.urandom(32))
+        self.wall_ns = wall_ns
+        self.inflight = 0
+        self.draining = False
+        self.ready = False
+        self.dependencies_down: list[str] = ["control"]
+        self.served: dict[str, Served] = {}
+        self._auth = auth
+        self._guard_listener = guard_listener
+        self._trusted = tuple(ipaddress.ip_network(network, strict=False) for network in server.trusted_proxies)
+        self._routes: dict[str, list[Served]] = {}
+        self._depths: tuple[int, ...] = ()
+        self._tls: ssl.SSLContext | None = None
+
+    # ---- snapshots
+
+    def apply(self, models: list[Model], flags: dict[str, Flags]) -> None:
+        """Serve these models under these flags from the next request on. What is under way ends as it began."""
+        before = self.served
+        served = {}
+        for model in models:
+            old = before.get(model.name)
+            now = flags.get(model.name)
+            if now is None or model.version(now.production) is None:
+                now = initial(model)
+            served[model.name] = old if old is not None and old.model == model and old.flags == now else Served(self, model, now, old)
+        self._replace(served)
+        for name, old in before.items():
+            new = served.get(name)
+            if new is not old:
+                old.retire(new)
+
+    def apply_one(self, model: Model, flags: Flags) -> None:
+        """The same for one model: what a flag change costs does not grow with the number of models."""
+        old = self.served.get(model.name)
+        if old is not None and old.flags.revision > flags.revision and old.model == model:
+            return  # a late message about an older state
+        if model.version(flags.production) is None:
+            return
+        new = Served(self, model, flags, old)
+        if old is not None and old.model.match == model.match:
+            self.served[model.name] = new
+            routes = self._routes[_prefix(model)]
+            routes[routes.index(old)] = new
+        else:
+            self._replace({**self.served, model.name: new})
+        if old is not None:
+            old.retire(new)
+
+    def _replace(self, served: dict[str, Served]) -> None:
+        routes: dict[str, list[Served]] = {}
+        for one in served.values():
+            routes.setdefault(_prefix(one.model), []).append(one)
+        for listed in routes.values():  # the most particular first
+            listed.sort(key=lambda one: (one.model.match.host is None, -len(one.model.match.headers), one.name))
+        self.served = served
+        self._routes = routes
+        self._depths = tuple(sorted({prefix.count("/") for prefix in routes}, reverse=True))
+
+    def upstream(self, version: Version, timeout_s: float) -> Upstream:
+        return Upstream(
+            self.loop,
+            version.urls,
+            timeout_s=timeout_s,
+            connect_timeout_s=version.connect_timeout_s,
+            max_header_bytes=self.server.max_header_bytes,
+        )
+
+    # ---- routing
+
+    def route(self, request: Request) -> Served | None:
+        """The model with the longest matching prefix, or None. Costs one look-up for each depth in use, however many models."""
+        path = request.path.decode("latin-1")
+        places: list[int] = []
+        place = path.find("/", 1)
+        while place > 0:
+            places.append(place)
+            place = path.find("/", place + 1)
+        whole = len(places) + 1  # segments of the path
+        for depth in self._depths:
+            if depth > whole:
+                continue
+            prefix = "" if depth == 0 else path if depth == whole else path[: places[depth - 1]]
+            for served in self._routes.get(prefix, ()):
+                if self._matches(served.model, request):
+                    return served
+        return None
+
+    @staticmethod
+    def _matches(model: Model, request: Request) -> bool:
+        match = model.match
+        if match.host is not None:
+            host = request.host.decode("latin-1").lower()
+            if host != match.host and host.rpartition(":")[0] != match.host:
+                return False
+        return all(request.named.get(name.encode()) == value.encode("latin-1", "replace") for name, value in match.headers)
+
+    @staticmethod
+    def reserved(request: Request) -> bool:
+        """Whether the path belongs to the gateway itself: it never reaches a model."""
+        path = request.path.decode("latin-1")
+        return path == "/" or any(path == prefix or path.startswith(prefix + "/") for prefix in RESERVED)
+
+    # ---- callers
+
+    def may_force(self, request: Request) -> bool:
+        """Whether the caller shows a token with scope operate."""
+        token = request.named.get(b"x-gateway-token", b"")
+        if not token:
+            scheme, _, token = request.named.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer":
+                return False
+        digest = sha256(token.strip()).hexdigest()
+        allowed = False
+        for known in self._auth.tokens:
+            same = hmac.compare_digest(digest, known.sha256.lower())
+            allowed |= same and ("operate" in known.scopes or "admin" in known.scopes)
+        return allowed
+
+    def trusts(self, peer: str) -> bool:
+        """Whether this peer's X-Forwarded-* fields are believed."""
+        if not self._trusted:
+            return False
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        return any(address in network for network in self._trusted)
+
+    # ---- guard
+
+    def guard_tripped(self, served: Served, version: str, reason: str, window: HealthWindow) -> None:
+        self._guard_listener.guard_tripped(
+            GuardTrip(
+                served.name, version, served.flags.rollout_id, served.flags.revision, reason, window.requests, window.errors, self.wall_ns()
+            )
+        )
+
+    def sweep(self, now: float) -> None:
+        """Close connections to model servers that were idle too long."""
+        for served in self.served.values():
+            for upstream in (*served.upstreams.values(), *served.shadow_upstreams.values()):
+                upstream.sweep(now)
+
+    def close(self) -> None:
+        for served in self.served.values():
+            served.retire(None)
+        self.control.close()
+
+
+def _prefix(model: Model) -> str:
+    return model.match.path_prefix.rstrip("/")

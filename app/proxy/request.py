@@ -1,0 +1,226 @@
+"""One request as its head says it, and how it is sent on. Holds bytes; decides nothing about versions."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote_to_bytes
+
+from app.proxy.fields import REQUEST_OWN, VIA, carry_on, listed
+from app.proxy.upstream import Address
+
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_UNRESERVED = re.compile(rb"%(?:2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aAeE])")
+_DOTS = (b".", b"..")
+
+
+class BadRequestError(Exception):
+    """The request cannot be taken; `error` is the X-Gateway-Error."""
+
+    def __init__(self, error: str, detail: str = "") -> None:
+        super().__init__(detail)
+        self.error = error
+        self.detail = detail
+
+
+def canonical_path(path: bytes) -> bytes:
+    """The one form of a path that matching looks at: unreserved characters decoded (RFC 3986 section 6.2.2.2).
+
+    Dot segments and encoded control characters are refused: two readers could understand them differently.
+    """
+    if b"%" in path:
+        path = _UNRESERVED.sub(lambda found: unquote_to_bytes(found[0]), path)
+        if b"%00" in path or b"%0a" in path.lower() or b"%0d" in path.lower():
+            raise BadRequestError("bad_request", "The path contains an encoded control character.")
+    if (b"/." in path and any(segment in _DOTS for segment in path.split(b"/"))) or b"\\" in path or b"%5c" in path.lower():
+        raise BadRequestError("bad_request", "The path contains a dot segment or a backslash; send it resolved.")
+    return path
+
+
+class Request:
+    """Filled by the server protocol, header by header; `finish_head` makes sense of it."""
+
+    __slots__ = (
+        "at",
+        "at_ns",
+        "complete",
+        "continue_expected",
+        "fields",
+        "host",
+        "http10",
+        "keep_alive",
+        "length",
+        "method",
+        "named",
+        "parts",
+        "path",
+        "query",
+        "retained",
+        "size",
+        "tail",
+        "target",
+    )
+
+    def __init__(self, at: float, at_ns: int) -> None:
+        self.at = at  # monotonic
+        self.at_ns = at_ns
+        self.target = b""
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.named: dict[bytes, bytes] = {}
+        self.tail: list[bytes] = []
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.retained = True  # all of the body is in `parts`
+        self.complete = False
+        self.method = b""
+        self.path = b""
+        self.query = b""
+        self.host = b""
+        self.http10 = False
+        self.keep_alive = True
+        self.length = 0  # -1: chunked
+        self.continue_expected = False
+
+    def finish_head(self, method: bytes, version: str, keep_alive: bool) -> None:
+        """Check and sort the head. `BadRequestError` when it must not be taken."""
+        self.method = method
+        self.http10 = version == "1.0"
+        self.keep_alive = keep_alive
+        if version not in ("1.1", "1.0"):
+            raise BadRequestError("bad_request", "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+        named = self.named
+        tail = self.tail
+        hosts = 0
+        for name, value in self.fields:
+            lower = name.lower()
+            if lower not in REQUEST_OWN:
+                tail += (name, b": ", value, b"\r\n")
+            elif lower == b"host":
+                hosts += 1
+            elif lower in (b"x-forwarded-for", b"connection") and lower in named:
+                value = named[lower] + b", " + value
+            named[lower] = value
+        if hosts != 1 and not (hosts == 0 and self.http10):
+            raise BadRequestError("bad_request", "Exactly one Host field is needed.")
+        connection = named.get(b"connection")
+        if connection is not None:
+            self._drop_listed(listed(connection))
+        self._frame(named)
+        self._split_target(named.get(b"host", b""))
+        expect = named.get(b"expect")
+        if expect is not None:
+            if expect.lower() != b"100-continue":
+                raise BadRequestError("bad_request", "Only Expect: 100-continue is understood.")
+            self.continue_expected = not self.http10
+
+    def _drop_listed(self, names: list[bytes]) -> None:
+        others = [name for name in names if name not in (b"close", b"keep-alive", b"te", b"upgrade", b"")]
+        if others:
+            self.tail = [
+                piece for name, value in self.fields if name.lower() not in REQUEST_OWN and name.lower() not in others
+                for piece in (name, b": ", value, b"\r\n")
+            ]
+
+    def _frame(self, named: dict[bytes, bytes]) -> None:
+        encoding = named.get(b"transfer-encoding")
+        length = named.get(b"content-length")
+        if encoding is not None:
+            if encoding.lower() != b"chunked" or self.http10 or length is not None:
+                raise BadRequestError("bad_request", "Only Transfer-Encoding: chunked is understood, without Content-Length.")
+            self.length = -1
+        elif length is not None:
+            if not length.isdigit() or len(length) > 18:
+                raise BadRequestError("bad_request", "Content-Length is not a number.")
+            self.length = int(length)
+
+    def _split_target(self, host: bytes) -> None:
+        target = self.target
+        if not target.startswith(b"/"):
+            target, host = self._absolute(target)
+        if host or not self.http10:
+            if _HOST.fullmatch(host) is None:
+                raise BadRequestError("bad_request", "The Host field is not a host.")
+        self.host = host
+        path, _, query = target.partition(b"?")
+        if b"#" in target:
+            raise BadRequestError("bad_request", "A request target has no fragment.")
+        self.path = canonical_path(path)
+        self.query = query
+        # Forwarded as it was matched, so that no server behind us reads another path than we did.
+        self.target = target if self.path == path else self.path + target[len(path) :]
+
+    def _absolute(self, target: bytes) -> tuple[bytes, bytes]:
+        """RFC 9112 section 3.2.2: the authority of an absolute-form target replaces the Host field."""
+        scheme, _, rest = target.partition(b"://")
+        if scheme.lower() not in (b"http", b"https") or not rest:
+            raise BadRequestError("bad_request", "The request target must be a path.")
+        cut = min((place for place in (rest.find(b"/"), rest.find(b"?")) if place >= 0), default=len(rest))
+        path = rest[cut:]
+        return (path if path.startswith(b"/") else b"/" + path), rest[:cut]
+
+    def take(self, data: bytes, retain: int) -> None:
+        """Another part of the body. Beyond `retain` bytes only the beginning is kept."""
+        self.size += len(data)
+        if self.retained:
+            self.parts.append(data)
+            if self.size > retain:
+                self.retained = False
+
+    def body(self) -> bytes:
+        """What is kept of the body."""
+        parts = self.parts
+        if len(parts) > 1:
+            parts[:] = [b"".join(parts)]
+        return parts[0] if parts else b""
+
+    def text(self, name: bytes) -> str:
+        """A field's value as text, empty when absent."""
+        value = self.named.get(name)
+        return value.decode("latin-1") if value is not None else ""
+
+
+class RequestHead:
+    """The head as it goes to a model server; where it goes is filled in last."""
+
+    __slots__ = ("_lines", "_method", "_target")
+
+    def __init__(self, request: Request, strip: int, peer: bytes, trusted: bool, extra: bytes) -> None:
+        self._method = request.method
+        self._target = request.target[strip:] if strip else request.target
+        if strip and not self._target.startswith(b"/"):
+            self._target = b"/" + self._target
+        named = request.named
+        lines = request.tail
+        forwarded = named.get(b"x-forwarded-for") if trusted else None
+        self._lines = b"".join(
+            (
+                *lines,
+                b"X-Forwarded-For: ",
+                forwarded + b", " + peer if forwarded else peer,
+                b"\r\nX-Forwarded-Host: ",
+                (named.get(b"x-forwarded-host") if trusted else None) or request.host,
+                b"\r\nX-Forwarded-Proto: ",
+                (named.get(b"x-forwarded-proto") if trusted else None) or b"http",
+                b"\r\nVia: ",
+                named[b"via"] + b", " + VIA if b"via" in named else VIA,
+                b"\r\n",
+                extra,
+                self._trace(named) if b"traceparent" in named else b"",
+            )
+        )
+
+    @staticmethod
+    def _trace(named: dict[bytes, bytes]) -> bytes:
+        carried = carry_on(named[b"traceparent"])
+        if carried is None:
+            return b""
+        state = named.get(b"tracestate")
+        return b"traceparent: " + carried + b"\r\n" + (b"tracestate: " + state + b"\r\n" if state else b"")
+
+    @property
+    def target(self) -> bytes:
+        return self._target
+
+    def at(self, address: Address, framing: bytes) -> bytes:
+        return b"".join(
+            (self._method, b" ", address.base, self._target, b" HTTP/1.1\r\nHost: ", address.authority, b"\r\n", self._lines, framing, b"\r\n")
+        )

@@ -1,0 +1,351 @@
+"""A client's connection: HTTP/1.1, strict, one answer at a time, with deadlines for whoever sends or reads too slowly.
+
+RFC 9112 with its choices for a server that others could smuggle through: one Host, no Content-Length beside Transfer-Encoding, no bare LF, no
+folded lines (httptools refuses those). Pipelined requests are answered in turn. Never parses a body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections import deque
+
+import httptools
+
+from app.proxy.exchange import Exchange, Passage
+from app.proxy.fields import problem, status_line
+from app.proxy.plane import Plane, Served
+from app.proxy.request import BadRequestError, Request
+
+KEEP_ALIVE_S = 75.0
+BUFFERED = 65_536  # a body up to this size is sent on whole, with its head; a larger one is streamed
+SLOWEST = 4096.0  # bytes a second below which a body is a slow attack and not a slow network
+HIGH_WATER = 262_144
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+NEVER = math.inf
+
+
+class ServerProtocol(asyncio.Protocol):
+    """One connection. Is its own parser callback object for httptools."""
+
+    __slots__ = (
+        "_broken",
+        "_closing",
+        "_connections",
+        "_exchange",
+        "_head_bytes",
+        "_paused",
+        "_parser",
+        "_queue",
+        "_reading",
+        "_upgraded",
+        "deadline",
+        "peer",
+        "plane",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, plane: Plane, connections: set[ServerProtocol]) -> None:
+        self.plane = plane
+        self.peer = ""
+        self.deadline = NEVER
+        self._connections = connections
+        self._parser = httptools.HttpRequestParser(self)
+        self._reading: Request | None = None  # the request whose head or body is arriving
+        self._queue: deque[Request] = deque()  # complete requests that wait for their turn
+        self._exchange: Exchange | Passage | None = None  # the request being answered
+        self._broken: BadRequestError | None = None  # what to answer once the turn comes; nothing is read any more
+        self._head_bytes = 0
+        self._paused = False
+        self._closing = False
+        self._upgraded = False
+
+    # ---- asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # a stream transport by construction
+        self.transport.set_write_buffer_limits(high=HIGH_WATER)
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) else "unix"
+        self._connections.add(self)
+        self.deadline = self.plane.loop.time() + self.plane.server.receive_timeout_s
+
+    def data_received(self, data: bytes) -> None:
+        if self._broken is not None or self._closing or self._upgraded:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._upgraded = True  # not spoken here: the request itself is answered, then the connection closes
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._break(cause if isinstance(cause, BadRequestError) else BadRequestError("bad_request", f"Not valid HTTP/1.1: {error}."))
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self._connections.discard(self)
+        self._queue.clear()
+        self._reading = None
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.client_gone()
+
+    def pause_writing(self) -> None:
+        self.deadline = self.plane.loop.time() + self.plane.server.receive_timeout_s
+        if self._exchange is not None:
+            self._exchange.client_stalled()
+
+    def resume_writing(self) -> None:
+        self.deadline = NEVER if self._exchange is not None else self.plane.loop.time() + KEEP_ALIVE_S
+        if self._exchange is not None:
+            self._exchange.client_drained()
+
+    # ---- httptools
+
+    def on_message_begin(self) -> None:
+        plane = self.plane
+        now = plane.loop.time()
+        self._reading = Request(now, plane.wall_ns())
+        self._head_bytes = 0
+        if self._exchange is None:
+            self.deadline = now + plane.server.receive_timeout_s
+
+    def on_url(self, url: bytes) -> None:
+        request = self._reading
+        assert request is not None
+        request.target += url
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        request = self._reading
+        assert request is not None
+        if request.method:
+            return  # a trailer: dropped, as RFC 9110 section 6.5.1 allows
+        self._count(len(name) + len(value) + 4)
+        request.fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        request = self._reading
+        assert request is not None
+        parser = self._parser
+        request.finish_head(parser.get_method(), parser.get_http_version(), parser.should_keep_alive())
+        if request.length > self.plane.server.max_body_bytes:
+            raise BadRequestError("payload_too_large")
+        if self._exchange is None and not self._queue:
+            if request.continue_expected:
+                self._continue(request)
+            if request.length < 0 or request.length > BUFFERED:
+                self._start(request)
+
+    def on_body(self, data: bytes) -> None:
+        request = self._reading
+        assert request is not None
+        plane = self.plane
+        request.take(data, plane.server.replay_bytes)
+        if request.size > plane.server.max_body_bytes:
+            raise BadRequestError("payload_too_large")
+        exchange = self._exchange
+        if exchange is not None and exchange.request is request:
+            exchange.body_part(data)
+        if self.deadline != NEVER:
+            self.deadline = request.at + plane.server.receive_timeout_s + request.size / SLOWEST
+
+    def on_message_complete(self) -> None:
+        request = self._reading
+        assert request is not None
+        self._reading = None
+        request.complete = True
+        exchange = self._exchange
+        if exchange is not None:
+            if exchange.request is request:
+                self.deadline = NEVER
+                exchange.body_end()
+            else:  # pipelined
+                self._queue.append(request)
+                self._pause()
+        elif self._queue:
+            self._queue.append(request)
+        else:
+            self._start(request)
+
+    # ---- requests
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self.plane.server.max_header_bytes:
+            raise BadRequestError("headers_too_large")
+
+    def _continue(self, request: Request) -> None:
+        if request.length != 0:
+            self.transport.write(CONTINUE)
+
+    def _start(self, request: Request) -> None:
+        """The request's turn has come: to a model, to the control process, or an answer of our own."""
+        plane = self.plane
+        if request.complete:
+            self.deadline = NEVER
+        if not plane.reserved(request) or plane.server.admin_port is not None:
+            served = plane.route(request)
+            if served is not None:
+                self._start_exchange(request, served)
+                return
+            if plane.server.admin_port is None or not plane.reserved(request):
+                self._refuse(request, "no_route")
+                return
+        self._start_own(request)
+
+    def _start_exchange(self, request: Request, served: Served) -> None:
+        plane = self.plane
+        if plane.inflight >= plane.server.max_inflight:
+            plane.statistics.count("gateway_refused_total", "overloaded")
+            self._refuse(request, "overloaded")
+            return
+        if plane.journal.refuses:
+            plane.statistics.count("gateway_refused_total", "journal_full")
+            self._refuse(request, "overloaded", "The journal is full and journal.on_full is refuse.")
+            return
+        forced = None
+        if b"x-gateway-version" in request.named:
+            forced = request.text(b"x-gateway-version")
+            if not plane.may_force(request):
+                self._refuse(request, "forbidden")
+                return
+            if forced not in served.upstreams:
+                self._refuse(request, "no_route", f"Model {served.name} has no version {forced[:80]!r}.")
+                return
+        exchange = self._exchange = Exchange(plane, served, self, request, forced)
+        exchange.begin()
+
+    def _start_own(self, request: Request) -> None:
+        plane = self.plane
+        if request.path == b"/healthz":
+            self._answer(request, 200, {"status": "alive"})
+        elif request.path == b"/readyz":
+            ready = plane.ready and not plane.draining
+            body: dict[str, object] = {"status": "ready" if ready else "draining" if plane.draining else "starting"}
+            if plane.dependencies_down:
+                body["degraded"] = plane.dependencies_down
+            if ready and plane.dependencies_down:
+                body["status"] = "degraded"
+            self._answer(request, 200 if ready else 503, body)
+        else:
+            passage = self._exchange = Passage(plane, self, request)
+            passage.begin()
+
+    def _answer(self, request: Request, status: int, body: dict[str, object]) -> None:
+        data = json.dumps(body).encode()
+        close = b"" if request.keep_alive and request.complete else b"Connection: close\r\n"
+        head = b"%bContent-Type: application/json\r\nCache-Control: no-store\r\nContent-Length: %d\r\n%b\r\n" % (
+            status_line(status),
+            len(data),
+            close,
+        )
+        self.write(head if request.method == b"HEAD" else head + data)
+        self._done(keep=not close)
+
+    def _refuse(self, request: Request, error: str, detail: str = "") -> None:
+        keep = request.keep_alive and request.complete and not self.plane.draining
+        _, out = problem(error, detail, close=not keep, head_only=request.method == b"HEAD")
+        self.write(out)
+        self._done(keep=keep)
+
+    def _break(self, error: BadRequestError) -> None:
+        """Nothing more can be read from this connection: answer what was whole, then this, then close."""
+        self._broken = error
+        exchange = self._exchange
+        if exchange is not None and not exchange.request.complete:
+            exchange.client_gone()  # its body will never be whole
+            self._exchange = exchange = None
+        if exchange is None:
+            self._answer_broken()
+
+    def _answer_broken(self) -> None:
+        error = self._broken
+        assert error is not None
+        self.plane.statistics.count("gateway_refused_total", error.error)
+        _, out = problem(error.error, error.detail, close=True)
+        self.write(out)
+        self._close()
+
+    # ---- an exchange's side
+
+    def write(self, data: bytes) -> None:
+        if not self._closing:
+            self.transport.write(data)
+
+    def finished(self, *, keep: bool) -> None:
+        self._exchange = None
+        self._done(keep=keep)
+
+    def pause_body(self) -> None:
+        self.deadline = NEVER
+        self._pause()
+
+    def resume_body(self) -> None:
+        if self._reading is not None:
+            self.deadline = self.plane.loop.time() + self.plane.server.receive_timeout_s
+        self._resume()
+
+    def _pause(self) -> None:
+        if not self._paused and not self._closing:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused and not self._closing:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def _done(self, *, keep: bool) -> None:
+        """An answer is complete: the next request, or none."""
+        if self._closing:
+            return
+        if not keep or self._upgraded:
+            self._close()
+        elif self._queue:
+            self.plane.loop.call_soon(self._next)  # not from here: a thousand pipelined requests are not a thousand frames
+        elif self._broken is not None:
+            self._answer_broken()
+        else:
+            if self._paused:
+                self._resume()
+            reading = self._reading
+            now = self.plane.loop.time()
+            if reading is None:
+                self.deadline = now + KEEP_ALIVE_S
+            else:  # the next request's head or body is arriving
+                self.deadline = now + self.plane.server.receive_timeout_s
+                if reading.method and (reading.length < 0 or reading.length > BUFFERED):
+                    self._start(reading)
+
+    def _next(self) -> None:
+        if self._queue and self._exchange is None and not self._closing:
+            self._start(self._queue.popleft())
+
+    def _close(self) -> None:
+        self._closing = True
+        self.deadline = self.plane.loop.time() + self.plane.server.receive_timeout_s  # to take the rest of the answer
+        self.transport.close()
+
+    # ---- the sweeper's side
+
+    def expire(self) -> None:
+        """The deadline has passed: of an idle connection, of a request that does not arrive, or of an answer that is not taken."""
+        self.deadline = NEVER
+        if self._closing or self._exchange is not None:
+            self.transport.abort()
+        elif self._reading is not None:
+            self._break(BadRequestError("timeout"))
+        else:
+            self._close()
+
+    def drain(self) -> None:
+        """Shutting down: idle connections close now, busy ones after their answer."""
+        if self._exchange is None and self._reading is None and not self._queue:
+            self._close()

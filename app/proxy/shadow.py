@@ -1,0 +1,147 @@
+"""Copies of a request that was already answered: to shadow versions, and of a canary's request to production (the control mirror).
+
+Own connections, own deadline, bounded concurrency and memory. Whatever a copy does, hang, crash or answer without end, ends here: nothing
+of it reaches the client, and what is not sent is counted with its reason.
+"""
+
+from __future__ import annotations
+
+from app.journal.records import ShadowRecord
+from app.link.messages import Pair
+from app.proxy.exchange import Exchange, answer_status, pair_of, shadow_record
+from app.proxy.plane import Plane, Served
+from app.proxy.upstream import Attempt
+
+MAX_ANSWER = 8 * 1024 * 1024  # a copy's answer beyond this is cut off: its server is not to be read for nothing
+MAX_PAIRS = 10_000  # between two publications
+
+
+class Copy:
+    """One copy of one request under way."""
+
+    __slots__ = ("_answer_size", "_body", "_canary", "at_ns", "id", "role", "served", "shadows", "version")
+
+    def __init__(self, shadows: Shadows, exchange: Exchange, version: str, role: str, canary: Attempt | None) -> None:
+        self.shadows = shadows
+        self.served = exchange.served
+        self.id = exchange.id
+        self.at_ns = exchange.request.at_ns
+        self.version = version
+        self.role = role
+        self._canary = canary
+        self._body: list[bytes] = []
+        self._answer_size = 0
+
+    def progressed(self, attempt: Attempt) -> None:
+        cap = self.shadows.plane.capture_bytes
+        for part in attempt.parts:
+            if self._answer_size < cap:
+                self._body.append(part[: cap - self._answer_size])
+            self._answer_size += len(part)
+        attempt.parts.clear()
+        if self._answer_size > MAX_ANSWER:
+            attempt.cancel()
+            attempt.error = "too_large"
+            self._end(attempt)
+
+    def answered(self, attempt: Attempt) -> None:
+        self.progressed(attempt)
+        if not attempt.error:
+            self._end(attempt)
+
+    def failed(self, attempt: Attempt) -> None:
+        self._end(attempt)
+
+    def stalled(self, attempt: Attempt) -> None:
+        """The body was handed over whole; it waits in the socket's buffer, within the deadline."""
+
+    def drained(self, attempt: Attempt) -> None:
+        """See `stalled`."""
+
+    def _end(self, attempt: Attempt) -> None:
+        served = self.served
+        plane = self.shadows.plane
+        self.shadows.running[(served.name, self.version, self.role)] -= 1
+        seconds = attempt.ended_at - attempt.started_at
+        is_error = bool(attempt.error) or attempt.status >= 500
+        served.track(self.version, self.role, False).record(answer_status(attempt), is_error, seconds)
+        if attempt.error:
+            plane.statistics.count("gateway_shadow_dropped_total", served.name, self.version, attempt.error)
+        if self._canary is not None:
+            self.shadows.pair(pair_of(served, self._canary_version, self._canary, attempt))
+        plane.journal.append(self._record(attempt), "shadow")
+
+    @property
+    def _canary_version(self) -> str:
+        return self.served.flags.candidate or ""
+
+    def _record(self, attempt: Attempt) -> ShadowRecord:
+        plane = self.shadows.plane
+        body = b"".join(self._body)
+        if self.served.redaction is not None:
+            body = self.served.redaction.response(body)
+        return shadow_record(self.id, self.at_ns, self.served.name, self.version, self.role, attempt, plane.capture_bytes, body)
+
+
+class Shadows:
+    """Starts copies within their bounds."""
+
+    def __init__(self, plane: Plane) -> None:
+        self.plane = plane
+        plane.mirror = self.mirror
+        self.running: dict[tuple[str, str, str], int] = {}
+        self.pairs: list[Pair] = []
+        self._canaries: dict[str, int] = {}
+        self._controls: dict[str, int] = {}
+
+    def mirror(self, exchange: Exchange, attempt: Attempt) -> None:
+        """Called after the answer has left."""
+        served = exchange.served
+        place = int.from_bytes(exchange.id[-4:], "big") / 4294967296.0
+        if place < served.model.shadow.sample:
+            for version in served.shadow_versions:
+                if version != exchange.version:
+                    self._start(exchange, version, "shadow", None)
+        if exchange.role == "canary" and exchange.forced is None and self._within_control_budget(served, place):
+            self._start(exchange, served.flags.production, "control", attempt)
+
+    def _within_control_budget(self, served: Served, place: float) -> bool:
+        """`max_share` bounds control calls to a share of all requests, so that production's load grows by no more than that."""
+        control = served.model.canary.control
+        if place >= control.sample or served.canary is None:
+            return False
+        percent = served.flags.canary_percent / 100.0
+        return percent <= control.max_share or place < control.max_share / percent
+
+    def _start(self, exchange: Exchange, version: str, role: str, canary: Attempt | None) -> None:
+        served = exchange.served
+        request = exchange.request
+        key = (served.name, version, role)
+        running = self.running.get(key, 0)
+        if running >= served.model.shadow.max_concurrency:
+            self._drop(served, version, "saturated")
+            return
+        if not request.retained:
+            self._drop(served, version, "oversize")
+            return
+        if self.plane.draining:
+            self._drop(served, version, "draining")
+            return
+        self.running[key] = running + 1
+        copy = Copy(self, exchange, version, role, canary)
+        framing = b"Content-Length: %d\r\n" % request.size if request.length else b""
+        attempt = Attempt(served.shadow_upstreams[version], copy, request.method, exchange.head, framing, request.body())
+        attempt.upstream.start(attempt)
+
+    def _drop(self, served: Served, version: str, reason: str) -> None:
+        self.plane.statistics.count("gateway_shadow_dropped_total", served.name, version, reason)
+
+    def pair(self, pair: Pair) -> None:
+        if len(self.pairs) < MAX_PAIRS:
+            self.pairs.append(pair)
+        else:
+            self.plane.statistics.count("gateway_pairs_dropped_total", pair.model)
+
+    def take_pairs(self) -> list[Pair]:
+        taken, self.pairs = self.pairs, []
+        return taken

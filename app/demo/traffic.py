@@ -1,0 +1,128 @@
+"""The demo's clients and its label source: users who ask for predictions, and a laboratory that answers days later.
+
+Requests are sent at a fixed rate whether or not earlier ones have been answered (an open loop), each as one of a fixed
+set of users. A second of the demo stands for a day of the laboratory. What a client saw is counted here and nowhere
+else, so that no figure about failed answers depends on the gateway's own word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import random
+import time
+from collections.abc import Callable
+
+import httpx2
+
+from app.demo.releases import Case, World
+
+USERS = 300
+AT_ONCE = 64
+POST_EVERY_S = 0.5
+
+
+@dataclasses.dataclass(slots=True)
+class Seen:
+    """What the clients saw, since the start."""
+
+    answered: int = 0
+    failed: int = 0
+    by_version: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    fallbacks: int = 0
+    last_failure: str = ""
+    users_of: dict[str, set[str]] = dataclasses.field(default_factory=dict)
+
+
+class Traffic:
+    """Drives `rate` requests a second through `url` until cancelled, and hands in the truth `label_delay_s` later."""
+
+    def __init__(self, url: str, feedback_url: str, token: str, world: World, rate: float, label_delay_s: float) -> None:
+        self.seen = Seen()
+        self.outcomes_sent = 0
+        self.rate = rate
+        self._url = url
+        self._feedback_url = feedback_url
+        self._token = token
+        self._world = world
+        self._label_delay_s = label_delay_s
+        self._awaiting: collections.deque[tuple[float, str, int]] = collections.deque()
+        self._chance = random.Random(11)  # noqa: S311 (which user asks next)
+        self._recent: collections.deque[str] = collections.deque(maxlen=400)
+
+    def recent_split(self) -> dict[str, float]:
+        """The share of each version in the last answers, by what the reply headers said."""
+        counts = collections.Counter(self._recent)
+        return {version: count / len(self._recent) for version, count in sorted(counts.items())}
+
+    async def run(self) -> None:
+        limits = httpx2.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
+        async with (
+            httpx2.AsyncClient(timeout=10.0, limits=limits, trust_env=False) as client,
+            asyncio.TaskGroup() as tasks,
+        ):
+            tasks.create_task(self._hand_in_outcomes(client))
+            await self._ask_on_schedule(client, tasks)
+
+    async def _ask_on_schedule(self, client: httpx2.AsyncClient, tasks: asyncio.TaskGroup) -> None:
+        slots = asyncio.Semaphore(AT_ONCE)
+        due = time.monotonic()
+        while True:
+            for case in self._world.cases(50):
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                await slots.acquire()
+                tasks.create_task(self._ask(client, case, slots.release))
+                due = max(due + 1.0 / self.rate, time.monotonic() - 1.0)
+
+    async def _ask(self, client: httpx2.AsyncClient, case: Case, done: Callable[[], None]) -> None:
+        user = f"user-{self._chance.randrange(USERS)}"
+        try:
+            reply = await client.post(
+                self._url, json={"features": case.features}, headers={"X-User-Id": user}
+            )
+        except httpx2.HTTPError as error:
+            self._failed(f"{type(error).__name__}: {error}")
+            return
+        finally:
+            done()
+        if reply.status_code != 200:
+            self._failed(f"{reply.status_code} {reply.text[:200]}")
+            return
+        self._answered(user, reply.headers)
+        self._awaiting.append(
+            (time.monotonic() + self._label_delay_s, reply.headers["x-prediction-id"], case.truth)
+        )
+
+    def _failed(self, why: str) -> None:
+        self.seen.failed += 1
+        self.seen.last_failure = why
+
+    def _answered(self, user: str, headers: httpx2.Headers) -> None:
+        version = headers["x-model-version"]
+        self.seen.answered += 1
+        self.seen.by_version[version] += 1
+        self.seen.fallbacks += headers["x-model-role"] == "fallback"
+        self.seen.users_of.setdefault(version, set()).add(user)
+        self._recent.append(version)
+
+    async def _hand_in_outcomes(self, client: httpx2.AsyncClient) -> None:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        while True:
+            await asyncio.sleep(POST_EVERY_S)
+            due = self._take_due()
+            if not due:
+                continue
+            outcomes = [{"prediction_id": identifier, "ground_truth": truth} for _, identifier, truth in due]
+            reply = await client.post(self._feedback_url, json={"outcomes": outcomes}, headers=headers)
+            if reply.status_code == 503:  # not taken: hand the same ones in again
+                self._awaiting.extendleft(reversed(due))
+                continue
+            reply.raise_for_status()
+            self.outcomes_sent += reply.json()["accepted"]
+
+    def _take_due(self) -> list[tuple[float, str, int]]:
+        now, due = time.monotonic(), []
+        while self._awaiting and self._awaiting[0][0] <= now:
+            due.append(self._awaiting.popleft())
+        return due

@@ -1,0 +1,153 @@
+"""A real proxy worker in a process of its own, without a control process: for tests of the data plane over real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from app.domain.flags import Flags
+from app.domain.model import Model
+from app.domain.policy import AuthPolicy, JournalPolicy, ServerPolicy
+from app.journal.reader import Journal
+from app.journal.records import Record, decode
+from app.main import send_specification
+from app.proxy.worker import WorkerSpec
+from app.supervisor import bind
+
+
+def eventually(condition: Callable[[], object], within_s: float = 10.0, what: str = "the expected state") -> object:
+    """Poll until the condition holds; its value, or a failure that says what did not come."""
+    end = time.monotonic() + within_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"{what} did not come within {within_s} s")
+        time.sleep(0.01)
+
+
+@dataclass
+class RunningWorker:
+    port: int
+    process: subprocess.Popen[bytes]
+    journal_directory: Path
+    runtime: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def records(self) -> list[Record]:
+        """Everything in the journal now, in order."""
+        journal = Journal(self.journal_directory)
+        found: list[Record] = []
+        for segment in journal.segments():
+            offset, at_end = 0, False
+            while not at_end:
+                result = journal.read(segment, offset, 1 << 20)
+                found += [decode(entry.data) for entry in result.entries]
+                offset, at_end = result.next_offset, result.at_end
+        return found
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
+    def raw(self, data: bytes, *, until_close: bool = True, timeout_s: float = 10.0) -> bytes:
+        """Send bytes, read until the gateway closes (or, with `until_close` False, one head and its Content-Length body)."""
+        with self.connect() as client:
+            client.settimeout(timeout_s)
+            client.sendall(data)
+            return read_all(client) if until_close else read_answer(client)
+
+
+def read_all(client: socket.socket) -> bytes:
+    found = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := client.recv(65536):
+            found += piece
+    return found
+
+
+def read_answer(client: socket.socket) -> bytes:
+    """One answer with Content-Length from a connection that stays open."""
+    found = b""
+    while b"\r\n\r\n" not in found:
+        piece = client.recv(65536)
+        if not piece:
+            return found
+        found += piece
+    head, _, body = found.partition(b"\r\n\r\n")
+    length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
+    while len(body) < length:
+        piece = client.recv(65536)
+        if not piece:
+            break
+        body += piece
+    return head + b"\r\n\r\n" + body
+
+
+@contextlib.contextmanager
+def running_worker(
+    models: list[Model],
+    flags: list[Flags] | None = None,
+    *,
+    server: ServerPolicy | None = None,
+    journal: JournalPolicy | None = None,
+    auth: AuthPolicy | None = None,
+    directory: Path | None = None,
+) -> Iterator[RunningWorker]:
+    """Start it, wait until it takes traffic, and end it with the block."""
+    with contextlib.ExitStack() as stack:
+        base = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mgw")))
+        (base / "flags.json").write_bytes(msgspec.json.encode({"flags": flags or []}))
+        listener = bind("127.0.0.1", 0, 1)[0]
+        stack.callback(listener.close)
+        port = listener.getsockname()[1]
+        os.set_inheritable(listener.fileno(), True)
+        specification = WorkerSpec(
+            slot="w0",
+            server=replace(server or ServerPolicy(), port=port),
+            journal=replace(journal or JournalPolicy(""), directory=str(base / "journal")),
+            auth=auth or AuthPolicy(),
+            models=tuple(models),
+            listen=listener.fileno(),
+            listen_admin=None,
+            api_socket=str(base / "api.sock"),
+            link_socket=str(base / "link.sock"),
+            last_known=str(base / "flags.json"),
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.main", "worker", "w0"],
+            stdin=subprocess.PIPE,
+            pass_fds=(listener.fileno(),),
+            cwd=Path(__file__).parent.parent,
+        )
+        assert process.stdin is not None
+        stack.callback(_end, process)
+        send_specification(process.stdin, specification)
+        worker = RunningWorker(port, process, base / "journal", base)
+        eventually(lambda: b" 200 " in worker.raw(b"GET /readyz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")[:20], what="a ready worker")
+        yield worker
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+    if process.stdin is not None:
+        process.stdin.close()

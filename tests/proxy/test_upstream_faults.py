@@ -50,7 +50,6 @@ RIGHT = {
     "error_500": 500,
     "error_503": 503,
     "hop_by_hop": 200,
-    "late_extra_answer": 200,
     "more_than_announced": 200,
     "no_content": 204,
     "ok": 200,
@@ -69,7 +68,8 @@ def upstream() -> Iterator[MisbehavingUpstream]:
 @pytest.fixture(scope="module")
 def worker(upstream: MisbehavingUpstream) -> Iterator[RunningWorker]:
     model = Model("m", "v1", (Version("v1", (upstream.url,), timeout_s=0.5),), match=Match("/m", strip=True))
-    with running_worker([model]) as running:
+    patient = Model("patient", "v1", (Version("v1", (upstream.url,), timeout_s=30.0),), match=Match("/patient", strip=True))
+    with running_worker([model, patient]) as running:
         yield running
 
 
@@ -145,6 +145,14 @@ def test_unusual_but_right_answers_arrive_as_they_are(worker: RunningWorker, ups
     next_is_in_step(worker, upstream)
 
 
+def test_bytes_that_nobody_asked_for_end_an_idle_connection(worker: RunningWorker, upstream: MisbehavingUpstream) -> None:
+    before = upstream.accepted
+    assert ask(worker, "late_extra_answer")[0] == 200
+    upstream.wait_until(lambda server: server.open_connections == 0)
+    next_is_in_step(worker, upstream)
+    assert upstream.accepted > before
+
+
 def test_hop_by_hop_fields_end_at_the_gateway_and_end_to_end_fields_do_not(worker: RunningWorker) -> None:
     _, head, _ = ask(worker, "hop_by_hop")
     lower = head.lower()
@@ -165,7 +173,8 @@ def test_a_head_answer_has_no_body_and_leaves_the_connection_in_step(worker: Run
 
 
 def test_a_long_answer_streams_whole(worker: RunningWorker) -> None:
-    _, _, body = ask(worker, "long_body?bytes=20000000")
+    request = b"POST /patient/long_body?bytes=20000000 HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    _, _, body = worker.raw(request, timeout_s=30.0).partition(b"\r\n\r\n")
     assert len(body) == 20_000_000
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import pairwise
 from math import isfinite
 from typing import Literal
 
@@ -99,7 +100,9 @@ def fault(ground_truth: GroundTruth, task: str) -> str | None:
         if task == "regression":
             return "ground_truth: a regression takes a number, not text"
         if task == "binary" and as_binary(ground_truth) is None:
-            return "ground_truth: a binary outcome is 0, 1, true or false; for named classes set task: multiclass"
+            return (
+                "ground_truth: a binary outcome is 0, 1, true or false; named classes need task: multiclass"
+            )
         return None
     if isinstance(ground_truth, bool):
         return (
@@ -195,8 +198,7 @@ def resolve(outcomes: Iterable[Outcome], task: str) -> Resolution:
     if not history:
         return Resolution(None, (), 0, "no outcome yet")
     corrections = sum(
-        not same_truth(newer.ground_truth, older.ground_truth, task)
-        for newer, older in zip(history, history[1:], strict=False)
+        not same_truth(newer.ground_truth, older.ground_truth, task) for newer, older in pairwise(history)
     )
     if len(history) == 1:
         reason = "only outcome"

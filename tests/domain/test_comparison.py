@@ -1,4 +1,4 @@
-"""Comparing production with a shadow: numbers, labels, lists, what is neither, and the summary of a stream."""
+"""Comparing production with a shadow: numbers, labels, lists, neither; and the summary of a stream."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from app.domain.flags import Flags
 from app.domain.model import Model
 from app.domain.policy import AuthPolicy, JournalPolicy, ServerPolicy
 from app.journal.reader import Journal
-from app.journal.records import Record, decode
+from app.journal.records import PredictionRecord, Record, ShadowRecord, decode
 from app.main import send_specification
 from app.proxy.worker import WorkerSpec
 from app.supervisor import bind
@@ -59,6 +59,12 @@ class RunningWorker:
                 found += [decode(entry.data) for entry in result.entries]
                 offset, at_end = result.next_offset, result.at_end
         return found
+
+    def predictions(self, model: str) -> list[PredictionRecord]:
+        return [record for record in self.records() if isinstance(record, PredictionRecord) and record.model == model]
+
+    def shadows(self, model: str) -> list[ShadowRecord]:
+        return [record for record in self.records() if isinstance(record, ShadowRecord) and record.model == model]
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)

@@ -128,9 +128,9 @@ def test_a_cut_answer_is_never_ended_cleanly(worker: RunningWorker, upstream: Mi
         assert len(body) < length
     assert upstream.count(behaviour) == 1
     record = eventually(
-        lambda: next((r for r in worker.records() if getattr(r, "target", "") == f"/{behaviour}"), None), what="the record of the cut answer"
+        lambda: next((r for r in worker.predictions("m") if r.target == f"/{behaviour}"), None), what="the record of the cut answer"
     )
-    assert (record.ended, record.error[:9]) == ("cut", "upstream_")  # type: ignore[attr-defined]
+    assert (record.ended, record.error[:9]) == ("cut", "upstream_")
 
 
 @pytest.mark.parametrize("behaviour", RIGHT)
@@ -185,6 +185,6 @@ def test_a_client_that_leaves_ends_the_upstream_call_and_is_recorded_as_aborted(
     upstream.wait_until(lambda server: server.count("hang") == before + 1)
     client.close()
     record = eventually(
-        lambda: next((r for r in worker.records() if getattr(r, "target", "") == "/hang?left"), None), what="the record of the aborted request"
+        lambda: next((r for r in worker.predictions("m") if r.target == "/hang?left"), None), what="the record of the aborted request"
     )
-    assert (record.ended, record.status) == ("aborted", 499)  # type: ignore[attr-defined]
+    assert (record.ended, record.status) == ("aborted", 499)

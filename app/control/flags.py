@@ -85,6 +85,10 @@ class FlagsService:
         """Changes in force that the store has not seen yet."""
         return len(self._pending)
 
+    def durable(self, model: str) -> bool:
+        """False while a change of this model is in force that the store has not seen yet."""
+        return not self._has_pending(model)
+
     def stale_seconds(self) -> float:
         """Since the flags were last known to agree with the store; since the process started, when never."""
         return self._clock.monotonic() - self._confirmed_at

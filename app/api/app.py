@@ -1,0 +1,49 @@
+"""The FastAPI application of the control process. It is served on a Unix socket only; workers forward what
+is no model's to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+import app as package
+from app.api import feedback, problems
+from app.api.admin import audit, flags, models, versions
+from app.api.services import Services
+
+_ROUTERS = (feedback.router, models.router, flags.router, versions.router, audit.router)
+
+
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """OpenAPI 3.1 with our token scheme."""
+        if self.openapi_schema is None:
+            schema = get_openapi(title=self.title, version=self.version, routes=self.routes)
+            schema.setdefault("components", {})["securitySchemes"] = {
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "a token that has the scope named in x-required-scope",
+                }
+            }
+            self.openapi_schema = schema
+        return self.openapi_schema
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application over these parts. It starts and stops none of them."""
+    application = _Application(
+        title="model-gateway",
+        version=getattr(package, "__version__", "0.1.0"),
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
+    application.state.services = services
+    problems.install(application)
+    for router in _ROUTERS:
+        application.include_router(router)
+    return application

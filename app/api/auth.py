@@ -1,0 +1,159 @@
+"""Who calls, and may they: bearer tokens with scopes, compared in constant time, and a limit on failed
+attempts by origin.
+
+A token itself is never kept, logged or echoed: only its SHA-256 is known here.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal
+
+from fastapi import Request
+
+from app.control.clock import Clock
+from app.domain.policy import AuthPolicy
+from app.errors import GatewayError
+
+Scope = Literal["read", "feedback", "operate", "admin"]
+_INCLUDES: dict[str, frozenset[str]] = {
+    "read": frozenset({"read"}),
+    "feedback": frozenset({"feedback"}),
+    "operate": frozenset({"read", "operate"}),
+    "admin": frozenset({"read", "feedback", "operate", "admin"}),
+}
+MAX_TOKEN = 512
+FAILURES = 10.0  # failed attempts an origin may make at once,
+REFILL_S = 6.0  # and one more each time this passed
+MAX_ORIGINS = 10_000
+
+
+class UnauthenticatedError(GatewayError):
+    """No bearer token was given, or none that is known (401)."""
+
+
+class ForbiddenError(GatewayError):
+    """The token is known but its scopes do not allow this (403)."""
+
+
+class TooManyFailuresError(GatewayError):
+    """Too many failed attempts came from this origin (429)."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"too many failed attempts from this address; try again in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A caller: the token's name, what it may do, and the address it came from."""
+
+    name: str
+    scopes: frozenset[str]
+    origin: str
+
+
+class FailureLimit:
+    """A token bucket for each origin, of failures only. Bounded: the origins seen longest ago are
+    forgotten.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # origin -> (left, at)
+
+    def _now_left(self, origin: str) -> float:
+        left, at = self._left.get(origin, (FAILURES, 0.0))
+        return (
+            min(FAILURES, left + (self._clock.monotonic() - at) / REFILL_S)
+            if origin in self._left
+            else FAILURES
+        )
+
+    def retry_after_s(self, origin: str) -> int:
+        """0 while the origin may try."""
+        left = self._now_left(origin)
+        return 0 if left >= 1.0 else max(1, round((1.0 - left) * REFILL_S))
+
+    def failed(self, origin: str) -> None:
+        self._left[origin] = (self._now_left(origin) - 1.0, self._clock.monotonic())
+        self._left.move_to_end(origin)
+        if len(self._left) > MAX_ORIGINS:
+            self._left.popitem(last=False)
+
+
+class Authenticator:
+    """Knows the tokens. `trusted_proxies` are the peers whose part of X-Forwarded-For is not the client
+    itself.
+    """
+
+    def __init__(self, policy: AuthPolicy, clock: Clock, trusted_proxies: Sequence[str] = ()) -> None:
+        self._tokens = [
+            (
+                token.name,
+                bytes.fromhex(token.sha256),
+                frozenset().union(*(_INCLUDES[scope] for scope in token.scopes)),
+            )
+            for token in policy.tokens
+        ]
+        self._limit = FailureLimit(clock)
+        self._proven: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+        self._trusted = [ipaddress.ip_network(network, strict=False) for network in trusted_proxies]
+
+    def origin(self, request: Request) -> str:
+        """The client's address as the worker saw it: the last one that is no trusted proxy; "local" for a
+        caller on the socket itself.
+        """
+        forwarded = [
+            part.strip() for part in request.headers.get("x-forwarded-for", "").split(",") if part.strip()
+        ]
+        for address in reversed(forwarded):
+            if not self._is_trusted(address):
+                return address[:64]
+        return forwarded[0][:64] if forwarded else "local"
+
+    def _is_trusted(self, address: str) -> bool:
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(ip in network for network in self._trusted)
+
+    def identify(self, request: Request, scope: str) -> Identity:
+        """The caller, when they may do what `scope` stands for.
+
+        `UnauthenticatedError`, `ForbiddenError`, or `TooManyFailuresError` for an origin that guessed too
+        often; a token that has worked from there before still does.
+        """
+        origin = self.origin(request)
+        digest = sha256(_bearer(request)).digest()
+        wait = self._limit.retry_after_s(origin)
+        if wait and (origin, digest) not in self._proven:
+            raise TooManyFailuresError(wait)
+        found: tuple[str, frozenset[str]] | None = None
+        for name, expected, scopes in self._tokens:  # all of them, always: the time taken says nothing
+            if hmac.compare_digest(digest, expected):
+                found = (name, scopes)
+        if found is None:
+            self._limit.failed(origin)
+            raise UnauthenticatedError("give a valid token as Authorization: Bearer <token>")
+        self._proven[(origin, digest)] = None
+        self._proven.move_to_end((origin, digest))
+        if len(self._proven) > MAX_ORIGINS:
+            self._proven.popitem(last=False)
+        if scope not in found[1]:
+            raise ForbiddenError(f"token {found[0]!r} lacks the scope {scope!r}")
+        return Identity(found[0], found[1], origin)
+
+
+def _bearer(request: Request) -> bytes:
+    values = request.headers.getlist("authorization")
+    if len(values) != 1 or len(values[0]) > MAX_TOKEN:
+        return b""
+    scheme, _, token = values[0].partition(" ")
+    return token.strip().encode("latin-1") if scheme.lower() == "bearer" else b""

@@ -1,0 +1,84 @@
+"""The bodies of the API, for checking and for OpenAPI. Strict: no unknown keys, no silent conversion."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Reason = Annotated[str, Field(max_length=1000, description="why, for the audit log")]
+Name = Annotated[str, Field(min_length=1, max_length=64)]
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class FlagsPatch(Strict):
+    """The flags to change; those left out stay as they are."""
+
+    production: Name = ""
+    candidate: Name | None = Field(None, description="null takes the candidate out")
+    canary_percent: Percent = 0.0
+    canary_enabled: bool = False
+    shadow_enabled: bool = False
+    shadow_versions: Annotated[list[Name], Field(max_length=50)] = []
+    disabled_versions: Annotated[list[Name], Field(max_length=50)] = []
+    reason: Reason = ""
+
+    def patch(self) -> dict[str, Any]:
+        """Only what was given."""
+        given = {name: getattr(self, name) for name in self.model_fields_set - {"reason"}}
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+class FlagsView(BaseModel):
+    """A model's flags. `durable` is false while a change is in force that the store has not seen yet."""
+
+    model: str
+    revision: int
+    production: str
+    candidate: str | None
+    canary_percent: float
+    canary_enabled: bool
+    shadow_enabled: bool
+    shadow_versions: list[str]
+    disabled_versions: list[str]
+    salt: str
+    rollout_id: str
+    durable: bool
+
+
+class VersionBody(Strict):
+    """A version to register. Several URLs are replicas that answer alike."""
+
+    url: str | Annotated[list[str], Field(min_length=1, max_length=32)]
+    metadata: Annotated[dict[str, str], Field(max_length=50)] = {}
+    timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 30.0
+    connect_timeout_s: Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)] = 0.5
+    reason: Reason = ""
+
+
+class Rejected(BaseModel):
+    index: int
+    reason: str
+
+
+class FeedbackReceipt(BaseModel):
+    """`rejected` names the first 1,000; `rejected_more` counts the others."""
+
+    accepted: int
+    duplicates: int
+    rejected: list[Rejected]
+    rejected_more: int = 0
+
+
+class AccountingView(BaseModel):
+    """received = stored + pending + dropped + quarantined."""
+
+    received: int
+    stored: int
+    pending: int
+    dropped: dict[str, int]
+    quarantined: int

@@ -1,0 +1,39 @@
+"""The parts of the control process that the API speaks to, as `app.main` put them together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from app.api.auth import Authenticator
+from app.control.clock import Clock
+from app.control.flags import FlagsService
+from app.control.link_server import LinkServer
+from app.control.outcomes import OutcomeIntake
+from app.control.ports import Store
+from app.control.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    registry: Registry
+    flags: FlagsService
+    store: Store
+    link: LinkServer
+    outcomes: OutcomeIntake
+    auth: Authenticator
+    accounting: Callable[[], Awaitable[Any]]  # {received, stored, pending, dropped, quarantined}
+    clock: Clock
+    data_dir: Path
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Parts = Annotated[Services, Depends(_services)]

@@ -1,0 +1,137 @@
+"""The workers' cumulative series added up: what `/metrics` shows of the data plane. Counters never go back
+when a worker dies.
+
+Only metrics of the catalogue are taken, with as many labels as it says, up to a fixed number of series:
+whatever a worker sends, the exposition stays small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from app.link.buckets import DURATION_BOUNDS
+from app.link.messages import Series
+
+MAX_SERIES = 20_000
+_MAX_LABEL = 200
+Key = tuple[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    kind: str  # counter | gauge | histogram
+    labels: tuple[str, ...]
+    help: str
+
+
+CATALOGUE: dict[str, Metric] = {
+    "gateway_requests_total": Metric(
+        "counter",
+        ("model", "version", "role", "code"),
+        "Requests by the version that served them; 499: the client left.",
+    ),
+    "gateway_request_duration_seconds": Metric(
+        "histogram",
+        ("model", "version", "role"),
+        "Request head complete to last byte of the version's answer.",
+    ),
+    "gateway_overhead_seconds": Metric(
+        "histogram", ("model",), "Time a request spent in the gateway itself."
+    ),
+    "gateway_shadow_dropped_total": Metric(
+        "counter",
+        ("model", "version", "reason"),
+        "Shadow calls that were not made, or whose answer was not kept.",
+    ),
+    "gateway_pairs_dropped_total": Metric(
+        "counter", ("model",), "Control-mirror pairs that were not kept as evidence."
+    ),
+    "gateway_refused_total": Metric(
+        "counter", ("reason",), "Requests answered by the gateway itself with an error."
+    ),
+    "gateway_journal_records_total": Metric("counter", ("kind",), "Records written to the journal."),
+    "gateway_journal_dropped_total": Metric(
+        "counter", ("reason",), "Records that the journal could not keep."
+    ),
+    "gateway_journal_fsync_errors_total": Metric("counter", (), "Failed fsync calls of the journal."),
+    "gateway_link_errors_total": Metric(
+        "counter", (), "Frames from the control process that a worker could not read."
+    ),
+    "gateway_inflight_requests": Metric("gauge", (), "Requests being served now."),
+}
+
+
+@dataclass(slots=True)
+class Sum:
+    """A counter's or gauge's value; a histogram's sum of values and counts by upper bound, not cumulative."""
+
+    value: float = 0.0
+    buckets: tuple[int, ...] = ()
+
+    def add(self, value: float, buckets: tuple[int, ...]) -> None:
+        self.value += value
+        self.buckets = (
+            tuple(a + b for a, b in zip(self.buckets, buckets, strict=True)) if self.buckets else buckets
+        )
+
+
+class WorkerTotals:
+    """The latest totals of each living worker process, and the sum of the dead ones'."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, list[Series]] = {}  # by journal writer, which is unique to a process
+        self._slots: dict[str, str] = {}  # slot -> writer of its present process
+        self._dead: dict[Key, Sum] = {}
+        self.refused = 0  # series that are not in the catalogue, or too many
+
+    def hello(self, slot: str, writer: str) -> None:
+        """A process said who it is. Another process than before in this slot: the one before is dead."""
+        before = self._slots.get(slot)
+        if before is not None and before != writer:
+            self._bury(before)
+        self._slots[slot] = writer
+
+    def update(self, writer: str, series: list[Series]) -> None:
+        """A process's newest totals; those of a process that a newer one has replaced are ignored."""
+        if writer in self._slots.values():
+            self._latest[writer] = self._admitted(series)
+
+    def _admitted(self, series: list[Series]) -> list[Series]:
+        kept = []
+        for one in series[:MAX_SERIES]:
+            metric = CATALOGUE.get(one.name)
+            slots = len(DURATION_BOUNDS) + 1 if metric is not None and metric.kind == "histogram" else 0
+            if (
+                metric is None
+                or len(one.labels) != len(metric.labels)
+                or len(one.buckets) != slots
+                or any(len(label) > _MAX_LABEL for label in one.labels)
+            ):
+                self.refused += 1
+            else:
+                kept.append(one)
+        self.refused += max(0, len(series) - MAX_SERIES)
+        return kept
+
+    def _bury(self, writer: str) -> None:
+        living = self._latest.pop(writer, [])
+        self._add(self._dead, (one for one in living if CATALOGUE[one.name].kind != "gauge"))
+
+    def _add(self, into: dict[Key, Sum], series: Iterable[Series]) -> None:
+        for one in series:
+            key = (one.name, one.labels)
+            found = into.get(key)
+            if found is None:
+                if len(into) >= MAX_SERIES:
+                    self.refused += 1
+                    continue
+                found = into[key] = Sum()
+            found.add(one.value, one.buckets)
+
+    def total(self) -> dict[Key, Sum]:
+        """Everything added up."""
+        result = {key: Sum(one.value, one.buckets) for key, one in self._dead.items()}
+        for series in self._latest.values():
+            self._add(result, series)
+        return result

@@ -1,0 +1,221 @@
+"""Turns samples into a terminal table and a Markdown page. Pure: it shows what was measured, adds no figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypedDict
+
+from benchmarks.peers.cells import CELLS, Shape
+from benchmarks.peers.goals import GOALS, Spread, by_round, figure, judge, proxy_cpu, spread
+from benchmarks.peers.measure import Sample
+
+
+class Results(TypedDict):
+    """All of one run, as `--json` writes it."""
+
+    date: str
+    versions: dict[str, str]
+    rounds: int
+    seconds: float
+    pinned: bool
+    paced_rate: float
+    failures: list[str]
+    samples: list[Sample]
+
+
+CELL_HEADS = (
+    "cell",
+    "CPU µs a request: proxy",
+    "whole tree",
+    "requests/s",
+    "p50 ms",
+    "p99 ms",
+    "RSS MB",
+    "PSS MB",
+    "failed",
+    "shadowed",
+    "connections a request",
+)
+GOAL_HEADS = ("work", "goal", "measured: median (least to most)", "rounds", "verdict")
+
+
+def cell_rows(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
+    """A row for each cell that was measured: medians over the rounds, CPU with its spread."""
+    rows = []
+    for cell in CELLS:
+        mine = [sample for sample in samples if sample["cell"] == cell.name]
+        if not mine:
+            continue
+        proxied = cell.contender is not None
+        rows.append(
+            (
+                cell.name,
+                str(_spread(mine, proxy_cpu)) if proxied else "-",
+                figure(_spread(mine, lambda s: sum(s["cpu_us"].values())).median) if proxied else "-",
+                figure(_spread(mine, lambda s: s["throughput"]).median),
+                figure(_spread(mine, lambda s: s["p50_ms"]).median),
+                figure(_spread(mine, lambda s: s["p99_ms"]).median),
+                figure(_spread(mine, lambda s: s["rss_mb"]["proxy"]).median) if proxied else "-",
+                figure(_spread(mine, lambda s: s["pss_mb"]["proxy"]).median) if proxied else "-",
+                str(sum(s["failed"] for s in mine)),
+                f"{_spread(mine, lambda s: s['shares']['shadow']).median:.0%}",
+                figure(_spread(mine, lambda s: s["connections"]).median) if proxied else "-",
+            )
+        )
+    return rows
+
+
+def added_rows(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
+    """Latency that each contender adds to the model server asked directly under the same load, per round."""
+    rows = []
+    for cell in CELLS:
+        base = {
+            (Shape.FULL, False): "direct",
+            (Shape.FULL, True): "direct-20ms",
+            (Shape.PACED, True): "direct-paced",
+        }.get((cell.shape, cell.slow))
+        pairs = [
+            (seen[cell.name], seen[base])
+            for seen in by_round(samples)
+            if base and cell.name in seen and base in seen
+        ]
+        if cell.contender is None or not pairs:
+            continue
+        p50 = spread([over["p50_ms"] - under["p50_ms"] for over, under in pairs])
+        p99 = spread([over["p99_ms"] - under["p99_ms"] for over, under in pairs])
+        rows.append((cell.name, str(p50), str(p99)))
+    return rows
+
+
+def goal_rows(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
+    """A row for each goal."""
+    rounds = by_round(samples)
+    judged = [judge(goal, rounds) for goal in GOALS]
+    return [(j.goal.title, j.goal.limit, str(j.spread or "-"), str(j.rounds), str(j.verdict)) for j in judged]
+
+
+def process_rows(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
+    """CPU of our own processes apart: what the peers do not do stands in the control process."""
+    rows = []
+    for cell in CELLS:
+        mine = [sample for sample in samples if sample["cell"] == cell.name and "control" in sample["cpu_us"]]
+        if mine:
+            parts = [
+                _spread(mine, lambda s, role=role: s["cpu_us"].get(role, 0.0))
+                for role in ("proxy", "control", "other")
+            ]  # type: ignore[misc]
+            rows.append(
+                (cell.name, *map(str, parts), figure(_spread(mine, lambda s: s["rss_mb"]["control"]).median))
+            )
+    return rows
+
+
+PROCESS_HEADS = ("cell", "workers µs", "control process µs", "supervisor µs", "control RSS MB")
+ADDED_HEADS = ("cell", "added p50 ms", "added p99 ms")
+
+
+def _spread(samples: Sequence[Sample], value: Callable[[Sample], float]) -> Spread:
+    return spread([value(sample) for sample in samples])
+
+
+def text(results: Results) -> str:
+    """For the terminal."""
+    samples = results["samples"]
+    tables = (
+        (CELL_HEADS, cell_rows(samples)),
+        (ADDED_HEADS, added_rows(samples)),
+        (PROCESS_HEADS, process_rows(samples)),
+        (GOAL_HEADS, goal_rows(samples)),
+    )
+    shown = [_aligned([heads, *rows]) for heads, rows in tables if rows]
+    return "\n\n".join([*shown, *(f"failed: {failure}" for failure in results["failures"])])
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _markdown_table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    if not rows:
+        return ""
+    lines = [heads, tuple("---" for _ in heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+_PAGE = """# Benchmarks
+
+This page is made by `python -m benchmarks.peers --docs`; change the program, not the page. The raw figures are in
+`benchmarks.json`; `python -m benchmarks.peers --from docs/benchmarks.json --docs` makes the page again from them.
+
+What it costs to put a proxy in front of a model server, side by side on one machine: {cpus} cores, Linux {kernel},
+Python {python}, nginx {nginx}, Envoy {envoy}, FastAPI {fastapi} with httpx {httpx} and uvicorn {uvicorn}; {date}.
+
+Load: wrk with 32 connections, POSTs of 1 KB JSON, 1,000 users in `X-User-Id`; model servers answer at once, or after
+20 ms (`-20ms`). Each contender runs alone with one worker (`two-workers` apart): {rounds} rounds of {seconds} s a cell,
+the cells of a round one after the other, so that a machine that drifts drifts for all.{paced} {place}
+CPU is user and system time of the processes, from `/proc`, divided by completed requests. No contender writes an access
+log; the gateway writes its journal. *Shadowed* is the part of the requests that reached the shadow version: a proxy that
+drops its shadows would look cheap, and its goal is then `invalid`. nginx opens a connection for each mirrored request,
+because it never reads the mirrored answer's body; that is part of what its mirror costs (*connections a request*).
+
+## Goals
+
+Ratios are taken within a round. The median over the rounds is judged; of failures and memory, the worst round.
+
+{goals}
+
+![CPU a request]({chart})
+
+## Cells
+
+Medians over the rounds; CPU with its least and most. *p50* and *p99* include the model server's time.
+
+{cells}
+{failures}
+{titles}
+
+## Added latency
+
+Against the model server asked directly under the same load in the same round. At full load with 32 connections this is
+throughput by another name (Little's law); the paced cells show what a client feels.
+
+{added}
+
+## Our processes apart
+
+The control process stores what the journal holds, compares shadows and keeps statistics, which the peers do not do. Its
+CPU is counted until the last record is in the store.
+
+{processes}
+"""
+
+
+def _place(results: Results) -> str:
+    if results["pinned"]:
+        return "Contenders are pinned to one core, load and model servers to the other."
+    return "Nothing is pinned; contender, load generator and model servers share the cores."
+
+
+def markdown(results: Results, chart: str) -> str:
+    """The page for the docs. `chart` is the file name of the SVG beside it."""
+    samples = results["samples"]
+    measured = {sample["cell"] for sample in samples}
+    rate = figure(results["paced_rate"])
+    return _PAGE.format(
+        **results["versions"],
+        date=results["date"],
+        rounds=results["rounds"],
+        seconds=figure(results["seconds"]),
+        paced=f" Paced cells: an open loop of {rate} requests/s." if results["paced_rate"] else "",
+        place=_place(results),
+        goals=_markdown_table(GOAL_HEADS, goal_rows(samples)),
+        chart=chart,
+        cells=_markdown_table(CELL_HEADS, cell_rows(samples)),
+        failures="".join(f"\n* failed: {failure.splitlines()[0][:300]}" for failure in results["failures"]),
+        titles="\n".join(f"* `{cell.name}`: {cell.title}" for cell in CELLS if cell.name in measured),
+        added=_markdown_table(ADDED_HEADS, added_rows(samples)),
+        processes=_markdown_table(PROCESS_HEADS, process_rows(samples)) or "Not measured in this run.",
+    )

@@ -32,7 +32,7 @@ from app.proxy.request import Request
 from app.proxy.statistics import Statistics, Track
 from app.proxy.upstream import Upstream
 
-RESERVED = ("/admin", "/feedback", "/predictions", "/metrics", "/healthz", "/readyz", "/openapi.json", "/docs", "/ofrep", "/ui")
+RESERVED = frozenset(("admin", "feedback", "predictions", "metrics", "healthz", "readyz", "openapi.json", "docs", "ofrep", "ui"))
 GUARD_STOP_S = 30.0
 WORSE_P = 1e-3  # `enforce_if_worse` acts below this
 
@@ -310,7 +310,8 @@ class Plane:
     def reserved(request: Request) -> bool:
         """Whether the path belongs to the gateway itself: it never reaches a model."""
         path = request.path.decode("latin-1")
-        return path == "/" or any(path == prefix or path.startswith(prefix + "/") for prefix in RESERVED)
+        end = path.find("/", 1)
+        return (path[1:] if end < 0 else path[1:end]) in RESERVED or path == "/"
 
     # ---- callers
 

@@ -86,7 +86,7 @@ class Request:
         self.http10 = version == "1.0"
         self.keep_alive = keep_alive
         if version not in ("1.1", "1.0"):
-            raise BadRequestError("bad_request", "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+            raise BadRequestError("bad_request", "Only versions 1.1 and 1.0 of HTTP are spoken here.")
         named = self.named
         tail = self.tail
         hosts = 0

@@ -39,6 +39,7 @@ class ServerProtocol(asyncio.Protocol):
         "_parser",
         "_queue",
         "_reading",
+        "_unfinished",
         "_upgraded",
         "deadline",
         "peer",
@@ -59,6 +60,7 @@ class ServerProtocol(asyncio.Protocol):
         self._exchange: Exchange | Passage | None = None  # the request being answered
         self._broken: BadRequestError | None = None  # what to answer once the turn comes; nothing is read any more
         self._head_bytes = 0
+        self._unfinished = 0
         self._paused = False
         self._closing = False
         self._upgraded = False
@@ -83,6 +85,12 @@ class ServerProtocol(asyncio.Protocol):
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._break(cause if isinstance(cause, BadRequestError) else BadRequestError("bad_request", f"Not valid HTTP/1.1: {error}."))
+        else:
+            reading = self._reading
+            if reading is not None and not reading.method:  # the parser keeps an unfinished field to itself: count what it was fed
+                self._unfinished += len(data)
+                if self._unfinished > self.plane.server.max_header_bytes:
+                    self._break(BadRequestError("headers_too_large"))
 
     def eof_received(self) -> bool:
         return False
@@ -112,7 +120,7 @@ class ServerProtocol(asyncio.Protocol):
         plane = self.plane
         now = plane.loop.time()
         self._reading = Request(now, plane.wall_ns())
-        self._head_bytes = 0
+        self._head_bytes = self._unfinished = 0
         if self._exchange is None:
             self.deadline = now + plane.server.receive_timeout_s
 

@@ -1,6 +1,6 @@
 """What a worker counts in one second of one version, and the latency ladder that these counts use.
 
-Runs in proxy workers after each request: standard library only, constant time and memory, and it must never raise.
+Runs in proxy workers after each request: standard library only, constant time and memory, never raises.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ _TOP_MS = 10.0 * RATIO**80
 
 
 def latency_bucket(ms: float) -> int:
-    """The bucket of a latency in milliseconds: 0..128, each 10 % wide; bucket 48 starts at 10 ms. NaN is the top one."""
+    """The bucket of a latency in milliseconds: 0..128, each 10 % wide; bucket 48 starts at 10 ms.
+
+    NaN is the top one.
+    """
     if ms < _LOWEST_MS:
         return 0
     if ms < _TOP_MS:
@@ -35,7 +38,7 @@ def bucket_floor_ms(bucket: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class VersionCounts:
-    """One second of one version in one role, with one canary percentage in force. A worker's part of a batch."""
+    """One second of one version in one role, with one canary percentage in force: a part of a batch."""
 
     model: str
     version: str
@@ -79,9 +82,9 @@ class TickCounts:
         timed_out: bool = False,
         shared: bool = False,
     ) -> None:
-        """One answer, or its absence. `percent` and revision are those of the assignment, not of the moment of the answer.
+        """One answer, or its absence. Percent and revision are those of the assignment, not of the answer.
 
-        A timeout is an error in the top bucket; any other error has no latency, since a quick refusal is not a fast
+        A timeout is an error in the top bucket; any other error has no latency, since a quick refusal is no fast
         answer. `shared`: production failed on the same request too. Retries of one request are one call. Forced
         requests and those that the client left are no evidence: do not add them.
         """
@@ -100,14 +103,17 @@ class TickCounts:
     def drain(self) -> list[VersionCounts]:
         """What was counted since the last call; counting starts anew."""
         running, self._running = self._running, {}
-        return [VersionCounts(*key, c.requests, c.errors, c.shared_errors, c.latency) for key, c in running.items()]
+        return [
+            VersionCounts(*key, c.requests, c.errors, c.shared_errors, c.latency)
+            for key, c in running.items()
+        ]
 
 
 class KeyVotes:
     """`unit: key`: which request is the one vote of its routing key in an epoch. One a model.
 
-    A bitmap of fixed size instead of the keys: two keys that fall on one bit share a vote, in either arm alike, which costs
-    evidence and never makes any. 2^16 bits lose half of the votes at about 100,000 keys an epoch.
+    A bitmap of fixed size instead of the keys: two keys that fall on one bit share a vote, in either arm alike,
+    which costs evidence and never makes any. 2^16 bits lose half of the votes at about 100,000 keys an epoch.
     """
 
     __slots__ = ("_bits", "_epoch", "_epoch_s", "_seen")

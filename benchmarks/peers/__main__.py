@@ -70,7 +70,7 @@ def selected(patterns: str) -> list[Cell]:
 
 
 def processors(pin: bool) -> tuple[frozenset[int] | None, frozenset[int] | None]:
-    """Cores of the contenders and of load with model servers; None: not pinned, or only one core to be had."""
+    """Cores of the contenders, and of load with model servers; None: not pinned, or only one core."""
     usable = sorted(os.sched_getaffinity(0))
     if not pin or len(usable) < 2:
         return None, None

@@ -40,7 +40,7 @@ class Alarm:
         loop.add_reader(self._fd, self._expired)
 
     def set(self, moment: float) -> None:
-        """Ring at `moment`, seconds of `time.monotonic`, at once when it has passed; replaces an earlier setting."""
+        """Ring at `moment` (`time.monotonic`), at once when it has passed; replaces an earlier setting."""
         whole = int(moment)
         self._spec.value.seconds = whole
         self._spec.value.nanoseconds = int((moment - whole) * 1e9)

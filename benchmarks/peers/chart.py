@@ -1,4 +1,4 @@
-"""The SVG chart of CPU a request. Pure; drawn by hand, because a plotting library is a lot to install for ten bars."""
+"""The SVG chart of CPU a request. Pure; by hand, as a plotting library is a lot to install for ten bars."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ def svg(samples: Sequence[Sample]) -> str:
     height = TOP + 12 + len(shown) * STEP
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" width="760" height="{height}"'
-            ' role="img" aria-label="CPU microseconds a request, median" font-family="sans-serif" font-size="12">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" width="760"'
+            f' height="{height}" role="img" aria-label="CPU µs a request" font-family="sans-serif"'
+            ' font-size="12">',
             f'<rect width="760" height="{height}" fill="#fff"/>',
             *key,
             *rows,

@@ -1,7 +1,7 @@
 """How each contender is configured and started.
 
-The peers' configurations are the lean ones their manuals recommend: keep-alive both ways, one worker, no access
-log. Nothing here may favour the gateway.
+The peers' configurations are the lean ones their manuals recommend: keep-alive both ways, one worker, no
+access log. Nothing here may favour the gateway.
 """
 
 from __future__ import annotations
@@ -100,6 +100,8 @@ def _nginx(mirror: bool) -> Contender:
 
 # ---- Envoy
 
+EXTENSIONS = "type.googleapis.com/envoy.extensions.filters"
+
 
 def _cluster(name: str, port: int) -> dict[str, object]:
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
@@ -129,10 +131,10 @@ def _envoy(mirror: bool) -> Contender:
         )
         router = {
             "name": "envoy.filters.http.router",
-            "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+            "typed_config": {"@type": f"{EXTENSIONS}.http.router.v3.Router"},
         }
         manager = {
-            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "@type": f"{EXTENSIONS}.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "bench",
             "generate_request_id": False,
             "http_filters": [router],
@@ -197,7 +199,7 @@ class Gateway:
     shadow: bool = True
 
     def __call__(self, tools: Tools, place: Place) -> Launch:
-        names = ["credit", *(f"model-{index:04d}" for index in range(1, self.models))]
+        names = [*(f"model-{index:04d}" for index in range(1, self.models)), "credit"]
         config = {
             "data_dir": str(place.directory / "data"),
             "store": {"url": f"sqlite:///{place.directory / 'gateway.db'}"},
@@ -304,7 +306,7 @@ class _Admin:
         headers = {"X-User-Id": user, "Content-Type": "application/json"}
         request = urllib.request.Request(self._base + PATH, data=b'{"features":{}}', headers=headers)
         with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.headers.get("X-Model-Role", "")
+            return str(answer.headers.get("X-Model-Role", ""))
 
     def _poll(self, path: str, done: Callable[[object], bool], deadline_s: float) -> None:
         until = time.monotonic() + deadline_s

@@ -1,4 +1,4 @@
-"""The goals: ratios of cells of one round, judged by the median over rounds. Pure: samples in, verdicts out."""
+"""The goals: ratios of cells of one round, judged by the median. Pure: samples in, verdicts out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """`value` of a round, None when it cannot be had. `at_most` or `at_least` bounds it; neither: only reported."""
+    """`value` of a round, None when it cannot be had. `at_most`, `at_least`: its bounds; neither: report it."""
 
     title: str
     cells: tuple[str, ...]

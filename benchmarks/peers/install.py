@@ -45,9 +45,8 @@ def _run(command: list[str], why: str, timeout_s: float, env: dict[str, str] | N
         env={**os.environ, **(env or {})},
     )
     if done.returncode != 0:
-        raise PeerError(
-            f"{why}: `{' '.join(command)}` ended with {done.returncode}: {(done.stdout + done.stderr)[-1500:]}"
-        )
+        end = (done.stdout + done.stderr)[-1500:]
+        raise PeerError(f"{why}: `{' '.join(command)}` ended with {done.returncode}: {end}")
     return done.stdout
 
 
@@ -57,7 +56,7 @@ def _from_debian() -> None:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise PeerError(
-            f"missing: {', '.join(missing)}. Install them (Debian: apt-get install {' '.join(missing)}) and try again."
+            f"missing: {', '.join(missing)}. Install (apt-get install {' '.join(missing)}) and try again."
         )
     quiet = {
         "DEBIAN_FRONTEND": "noninteractive",

@@ -1,8 +1,8 @@
-"""Load that wrk cannot make: an open loop at a given rate, and many connections that each always await an answer.
+"""Load that wrk cannot make: an open loop at a given rate, and many connections that always await an answer.
 
-Open loop: requests are due at Poisson times of a fixed seed whether or not earlier ones were answered, and
-latency counts from the moment a request was due, so a stalled proxy cannot hide behind a generator that waits
-for it ("coordinated omission", G. Tene, "How NOT to Measure Latency", 2013).
+Open loop: requests are due at Poisson times of a fixed seed whether or not earlier ones were answered,
+and latency counts from the moment a request was due, so a stalled proxy cannot hide behind a generator
+that waits for it ("coordinated omission", G. Tene, "How NOT to Measure Latency", 2013).
 
     python -m benchmarks.peers.load PORT PATH --connections N --seconds S [--rate R]    prints one JSON line
 
@@ -81,7 +81,7 @@ class LoadRun:
         self._rate = rate
         self._gap_rate = rate or 1.0
         self._requests = [self._request(path, user, body) for user, body in enumerate(bodies())]
-        self._random = random.Random(SEED)  # noqa: S311 - arrival times, no secret
+        self._random = random.Random(SEED)
         self._at = 0
         self._idle: deque[Connection] = deque()
         self._waiting: deque[float] = deque()  # moments of requests that found no idle connection

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +22,12 @@ from benchmarks.peers.traffic import Load, write_script, wrk
 from benchmarks.peers.upstream import VERSIONS
 
 WARM_UP_S = 1.0
+SETTLE_S = 0.5  # for requests that wrk left unanswered when its warm-up ended
 PACED_CONNECTIONS = 256
 
 
 class Sample(TypedDict):
-    """One cell in one round. CPU in microseconds a completed request, memory in megabytes, by role of the process."""
+    """One cell in one round. CPU in microseconds a completed request, memory in megabytes, by role."""
 
     cell: str
     round: int
@@ -156,6 +158,7 @@ def measure(bench: Bench, cell: Cell, round_: int) -> Sample:
     with bench.running(cell) as (launch, child, port):
         path = launch.path if launch is not None else PATH
         _load(bench, cell, port, path, WARM_UP_S)
+        time.sleep(SETTLE_S)
         if launch is not None and launch.settle is not None:
             launch.settle()
         bench.counts()

@@ -1,8 +1,8 @@
-"""The proxy that the source text leads to: FastAPI and httpx around its four classes, made async, nothing more.
+"""The proxy that the source text leads to: FastAPI and httpx around its classes, made async, nothing more.
 
-CanaryRouter hashes the user, ShadowDeployment asks both models in turn and compares, HealthMonitor watches a
-window, FeedbackStore commits one SQLite row a request. This is the yardstick from below; it must stay as simple
-as the text.
+CanaryRouter hashes the user, ShadowDeployment asks both models in turn and compares, HealthMonitor
+watches a window, FeedbackStore commits one SQLite row a request. This is the yardstick from below; it
+must stay as simple as the text.
 
     python benchmarks/peers/naive.py PORT DATABASE PRODUCTION_URL CANARY_URL SHADOW_URL CANARY_PERCENT
 """
@@ -149,7 +149,8 @@ class FeedbackStore:
         self.conn = sqlite3.connect(path)
         self.conn.execute(
             "CREATE TABLE IF NOT EXISTS predictions (prediction_id TEXT PRIMARY KEY, "
-            "model_version TEXT NOT NULL, timestamp TEXT NOT NULL, features TEXT NOT NULL, prediction REAL NOT NULL, confidence REAL NOT NULL, ground_truth REAL, "
+            "model_version TEXT NOT NULL, timestamp TEXT NOT NULL, features TEXT NOT NULL, "
+            "prediction REAL NOT NULL, confidence REAL NOT NULL, ground_truth REAL, "
             "ground_truth_timestamp TEXT, latency_ms REAL DEFAULT 0.0)"
         )
         self.conn.commit()
@@ -205,7 +206,7 @@ def build(database: str, production: str, canary: str, shadow: str, canary_perce
 
     app = FastAPI(lifespan=lifespan)
     router = CanaryRouter(Model(client, production, "v1"), Model(client, canary, "v2"), canary_percent)
-    # Latency is not judged: at saturation the window would trip on queueing, and the canary's work would be lost.
+    # Latency is not judged: at saturation the window would trip on queueing and take the canary out.
     monitor = HealthMonitor(latency_p99_ms=float("inf"))
     shadowed = ShadowDeployment(Model(client, shadow, "v3"))
     store = FeedbackStore(database)

@@ -1,7 +1,7 @@
 """Child processes and what they cost: start, pin, measure through /proc, and end for certain.
 
-Linux only. A child never outlives this process: it gets SIGKILL when its parent dies (PR_SET_PDEATHSIG), and
-`Child.stop` ends its descendants too, by their ids.
+Linux only. A child never outlives this process: it gets SIGKILL when its parent dies (PR_SET_PDEATHSIG),
+and `Child.stop` ends its descendants too, by their ids.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Memory:
 
 
 def parse_stat(text: str) -> tuple[int, float]:
-    """Parent id, and user + system seconds of all threads and waited-for children: /proc/<pid>/stat, proc(5)."""
+    """Parent id; user + system seconds of all threads and waited-for children: /proc/<pid>/stat, proc(5)."""
     fields = text[text.rindex(")") + 2 :].split()  # the name may hold spaces and brackets
     utime, stime, child_user, child_system = (int(field) for field in fields[11:15])
     return int(fields[1]), (utime + stime + child_user + child_system) / TICKS_PER_S
@@ -136,7 +136,7 @@ class Child:
         self.stop()
 
     def wait_listening(self, port: int, deadline_s: float = 30) -> None:
-        """Return once `port` takes connections. Raises PeerError with the end of the log when it never does."""
+        """Return once `port` takes connections. Raises PeerError with the end of the log if it never does."""
         until = time.monotonic() + deadline_s
         while time.monotonic() < until:
             if self.process.poll() is not None:
@@ -149,7 +149,7 @@ class Child:
         raise PeerError(f"{self.process.args!r} did not listen within {deadline_s:.0f} s: {self.log_end()}")
 
     def first_line(self) -> str:
-        """The first line of its standard output, which must be a pipe. Raises PeerError when there is none."""
+        """First line of its standard output, which must be a pipe. Raises PeerError when there is none."""
         line = self.process.stdout.readline() if self.process.stdout is not None else b""
         if not line:
             raise PeerError(f"{self.process.args!r} said nothing: {self.log_end()}")

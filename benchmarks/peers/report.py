@@ -1,4 +1,4 @@
-"""Turns samples into a terminal table and a Markdown page. Pure: it shows what was measured, adds no figure."""
+"""Turns samples into a terminal table and a Markdown page. Pure: shows what was measured, adds no figure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ GOAL_HEADS = ("work", "goal", "measured: median (least to most)", "rounds", "ver
 
 def cell_rows(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
     """A row for each cell that was measured: medians over the rounds, CPU with its spread."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for cell in CELLS:
         mine = [sample for sample in samples if sample["cell"] == cell.name]
         if not mine:
@@ -67,7 +67,7 @@ def cell_rows(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
 
 def added_rows(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
     """Latency that each contender adds to the model server asked directly under the same load, per round."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for cell in CELLS:
         base = {
             (Shape.FULL, False): "direct",
@@ -96,17 +96,15 @@ def goal_rows(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
 
 def process_rows(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
     """CPU of our own processes apart: what the peers do not do stands in the control process."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for cell in CELLS:
         mine = [sample for sample in samples if sample["cell"] == cell.name and "control" in sample["cpu_us"]]
         if mine:
             parts = [
-                _spread(mine, lambda s, role=role: s["cpu_us"].get(role, 0.0))
-                for role in ("proxy", "control", "other")
-            ]  # type: ignore[misc]
-            rows.append(
-                (cell.name, *map(str, parts), figure(_spread(mine, lambda s: s["rss_mb"]["control"]).median))
-            )
+                spread([s["cpu_us"].get(role, 0.0) for s in mine]) for role in ("proxy", "control", "other")
+            ]
+            control = figure(_spread(mine, lambda s: s["rss_mb"]["control"]).median)
+            rows.append((cell.name, *map(str, parts), control))
     return rows
 
 
@@ -147,23 +145,27 @@ def _markdown_table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> 
 
 _PAGE = """# Benchmarks
 
-This page is made by `python -m benchmarks.peers --docs`; change the program, not the page. The raw figures are in
-`benchmarks.json`; `python -m benchmarks.peers --from docs/benchmarks.json --docs` makes the page again from them.
+This page is made by `python -m benchmarks.peers --docs`; change the program, not the page. The raw
+figures are in `benchmarks.json`; `python -m benchmarks.peers --from docs/benchmarks.json --docs` makes
+the page again from them.
 
-What it costs to put a proxy in front of a model server, side by side on one machine: {cpus} cores, Linux {kernel},
-Python {python}, nginx {nginx}, Envoy {envoy}, FastAPI {fastapi} with httpx {httpx} and uvicorn {uvicorn}; {date}.
+What it costs to put a proxy in front of a model server, side by side on one machine: {cpus} cores, Linux
+{kernel}, Python {python}, nginx {nginx}, Envoy {envoy}, FastAPI {fastapi} with httpx {httpx} and uvicorn
+{uvicorn}; {date}.
 
-Load: wrk with 32 connections, POSTs of 1 KB JSON, 1,000 users in `X-User-Id`; model servers answer at once, or after
-20 ms (`-20ms`). Each contender runs alone with one worker (`two-workers` apart): {rounds} rounds of {seconds} s a cell,
-the cells of a round one after the other, so that a machine that drifts drifts for all.{paced} {place}
-CPU is user and system time of the processes, from `/proc`, divided by completed requests. No contender writes an access
-log; the gateway writes its journal. *Shadowed* is the part of the requests that reached the shadow version: a proxy that
-drops its shadows would look cheap, and its goal is then `invalid`. nginx opens a connection for each mirrored request,
-because it never reads the mirrored answer's body; that is part of what its mirror costs (*connections a request*).
+Load: wrk with 32 connections, POSTs of 1 KB JSON, 1,000 users in `X-User-Id`; model servers answer at
+once, or after 20 ms (`-20ms`). Each contender runs alone with one worker (`two-workers` apart): {rounds}
+rounds of {seconds} s a cell, the cells of a round one after the other, so that a machine that drifts
+drifts for all.{paced} {place} CPU is user and system time of the processes, from `/proc`, divided by
+completed requests. No contender writes an access log; the gateway writes its journal. *Shadowed* is the
+part of the requests that reached the shadow version: a proxy that drops its shadows would look cheap, and
+its goal is then `invalid`. nginx opens a connection for each mirrored request, because it never reads the
+mirrored answer's body; that is part of what its mirror costs (*connections a request*).
 
 ## Goals
 
-Ratios are taken within a round. The median over the rounds is judged; of failures and memory, the worst round.
+Ratios are taken within a round. The median over the rounds is judged; of failures and memory, the worst
+round.
 
 {goals}
 
@@ -179,15 +181,15 @@ Medians over the rounds; CPU with its least and most. *p50* and *p99* include th
 
 ## Added latency
 
-Against the model server asked directly under the same load in the same round. At full load with 32 connections this is
-throughput by another name (Little's law); the paced cells show what a client feels.
+Against the model server asked directly under the same load in the same round. At full load with 32
+connections this is throughput by another name (Little's law); the paced cells show what a client feels.
 
 {added}
 
 ## Our processes apart
 
-The control process stores what the journal holds, compares shadows and keeps statistics, which the peers do not do. Its
-CPU is counted until the last record is in the store.
+The control process stores what the journal holds, compares shadows and keeps statistics, which the peers
+do not do. Its CPU is counted until the last record is in the store.
 
 {processes}
 """

@@ -1,4 +1,4 @@
-"""The requests of every cell, 1,000 users with a JSON body of exactly 1 KB each; and wrk, which sends them."""
+"""The requests of every cell: 1,000 users, a JSON body of exactly 1 KB each; and wrk, which sends them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ USERS = 1000
 BODY_BYTES = 1024
 FEATURES = 40
 
-# 21 and 7 give a full period modulo 1000 (Hull-Dobell): each user comes once in a thousand, in scattered order.
+# 21 and 7 give a full period modulo 1000 (Hull-Dobell): each user once in a thousand, in scattered order.
 _SCRIPT = """
 local requests, at = {{}}, 0
 init = function()
@@ -32,7 +32,8 @@ end
 done = function(summary, latency)
   local e = summary.errors
   io.write(string.format(
-    '\\n{{"requests":%d,"duration_us":%d,"p50_us":%d,"p99_us":%d,"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d}}\\n',
+    '\\n{{"requests":%d,"duration_us":%d,"p50_us":%d,"p99_us":%d,' ..
+    '"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d}}\\n',
     summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
     e.connect, e.read, e.write, e.status, e.timeout))
 end
@@ -57,7 +58,7 @@ class Load:
 
 def bodies(seed: int = 11) -> list[bytes]:
     """One JSON body a user, each of BODY_BYTES bytes without a line break; the same for the same seed."""
-    source = random.Random(seed)  # noqa: S311 - model inputs, no secret
+    source = random.Random(seed)
     made = []
     for _ in range(USERS):
         features = {f"f{index:02d}": round(source.gauss(0, 1), 6) for index in range(FEATURES)}

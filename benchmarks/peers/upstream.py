@@ -1,13 +1,13 @@
 """The model servers of the benchmark: six listeners in one process, as cheap as Python can be, counting.
 
-Three versions (production, canary, shadow) answer a small JSON at once, three after 20 ms. `GET` on the admin
-port returns the requests and new connections of each since the last such request, so that a contender which
-drops its shadows cannot pass for a cheap one.
+Three versions (production, canary, shadow) answer a small JSON at once, three after 20 ms. `GET` on the
+admin port returns the requests and new connections of each since the last such request, so that a
+contender which drops its shadows cannot pass for a cheap one.
 
     python -m benchmarks.peers.upstream     prints one JSON line with the ports, then serves until killed
 
-It understands only what proxies send it: HTTP/1.1, Content-Length. A chunked body is answered 411, which shows
-as a failure.
+It understands only what proxies send it: HTTP/1.1, Content-Length. A chunked body is answered 411, which
+shows as a failure.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import re
 import sys
 import time
 from collections import deque
+from functools import partial
 
 import uvloop
 
@@ -135,9 +136,7 @@ async def serve() -> None:
         for version in VERSIONS:
             body = json.dumps({"prediction": predictions[version], "confidence": 0.91}).encode()
             listener = listeners[f"{speed}-{version}"] = Listener(loop, response("200 OK", body), delay_s)
-            server = await loop.create_server(
-                lambda it=listener: Connection(it), "127.0.0.1", 0, backlog=4096
-            )  # type: ignore[misc]
+            server = await loop.create_server(partial(Connection, listener), "127.0.0.1", 0, backlog=4096)
             ports[f"{speed}-{version}"] = server.sockets[0].getsockname()[1]
     admin = await loop.create_server(lambda: Admin(listeners), "127.0.0.1", 0)
     ports["admin"] = admin.sockets[0].getsockname()[1]

@@ -10,11 +10,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 import app as package
-from app.api import feedback, problems
+from app.api import feedback, metrics, problems
 from app.api.admin import audit, flags, models, versions
 from app.api.services import Services
 
-_ROUTERS = (feedback.router, models.router, flags.router, versions.router, audit.router)
+_ROUTERS = (metrics.router, feedback.router, models.router, flags.router, versions.router, audit.router)
 
 
 class _Application(FastAPI):

@@ -93,14 +93,14 @@ def _members(error: Exception) -> dict[str, Any]:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
+    assert isinstance(error, HTTPException)
     return problem(
         error.status_code, _CODES.get(error.status_code, "error"), str(error.detail), headers=error.headers
     )
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
+    assert isinstance(error, RequestValidationError)
     errors = [
         {"at": ".".join(map(str, one["loc"]))[:200], "reason": str(one["msg"])[:500]}
         for one in error.errors()[:100]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from app.control.link_server import LinkServer
 from app.control.outcomes import OutcomeIntake
 from app.control.ports import Store
 from app.control.registry import Registry
+from app.link.messages import Series
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Services:
     accounting: Callable[[], Awaitable[Any]]  # {received, stored, pending, dropped, quarantined}
     clock: Clock
     data_dir: Path
+    # further series for /metrics, names as in the catalogue
+    series: tuple[Callable[[], Iterable[Series]], ...] = ()
 
 
 def _services(request: Request) -> Services:

@@ -185,6 +185,7 @@ class FlagsService:
         origin: str,
         reason: str,
         action: str = "flags.set",
+        urgent: bool = False,
     ) -> Flags:
         """Change some fields of a model's flags; returns them as they are in force.
 
@@ -210,14 +211,14 @@ class FlagsService:
             raise StaleRevisionError(expected_revision, current.revision)
         if wanted == current:
             return current
-        if towards_safety(current, wanted):
+        if urgent or towards_safety(current, wanted):
             return await self._change_now(current, wanted, audit)
         return await self._change_durably(model, patch, expected_revision, audit)
 
     def _patched(self, current: Flags, patch: Mapping[str, Any]) -> Flags:
         wanted = replace(current, **patch)
         if wanted.candidate is None:
-            wanted = replace(wanted, canary_percent=0.0, canary_enabled=False, rollout_id="")
+            wanted = replace(wanted, canary_percent=0.0, canary_enabled=False)
         elif wanted.candidate != current.candidate and "salt" not in patch:
             # A new trial: not the same users first again.
             wanted = replace(wanted, salt=f"{wanted.model}/{wanted.candidate}/{current.revision + 1}")

@@ -121,7 +121,7 @@ class LinkServer:
         self._path = path
         self._registry = registry
         self._flags = flags
-        self._totals = totals
+        self.totals = totals
         self._listener = listener
         self._connections: set[_Worker] = set()
         self._server: asyncio.Server | None = None
@@ -196,13 +196,13 @@ class LinkServer:
                 if hello is not None:
                     raise ValueError("a second hello")
                 connection.hello = message
-                self._totals.hello(message.worker, message.writer)
+                self.totals.hello(message.worker, message.writer)
                 connection.send(frame(Snapshot(self._registry.models(), self._flags.all())))
                 connection.send(frame(Dependencies(self._down)))
             case _ if hello is None:
                 raise ValueError("the first message is no hello")
             case Totals(series, nonce):
-                self._totals.update(hello.writer, series)
+                self.totals.update(hello.writer, series)
                 if nonce and nonce == self._nonce:
                     self._answered(connection)
             case Tick():
@@ -231,7 +231,7 @@ class LinkServer:
                 await asyncio.shield(collecting)
         if self._collecting is collecting:
             self._collecting = None
-        return self._totals.total()
+        return self.totals.total()
 
     def _answered(self, connection: _Worker) -> None:
         self._awaited.discard(connection)

@@ -17,7 +17,7 @@ import msgspec
 from app.control.clock import Clock
 from app.control.ports import Row, Scalar, Store
 from app.control.registry import Registry
-from app.domain.outcome import outcome_id
+from app.domain.outcome import fault, outcome_id
 from app.domain.prediction import split_row
 from app.errors import JournalFullError, UnavailableError
 from app.journal.records import OutcomeRecord
@@ -170,14 +170,7 @@ class OutcomeIntake:
         if record.model and model != record.model:
             return f"the prediction is of model {model!r}, not {record.model!r}"
         known = self._registry.get(model)
-        if known is None:
-            return None
-        numeric = isinstance(record.ground_truth, float)
-        if known.task == "regression" and not numeric:
-            return "ground_truth: a regression model's is a number"
-        if known.task == "binary" and numeric and record.ground_truth not in (0.0, 1.0):
-            return "ground_truth: a binary model's number is 0 or 1"
-        return None
+        return fault(record.ground_truth, known.task if known else "none")
 
     async def _predictions(self, items: Sequence[_Item]) -> dict[str, Row]:
         """What is stored of their predictions; nothing while the store is down: the outcome waits in the

@@ -44,6 +44,8 @@ def replayed(change: PendingChange, onto: Flags) -> Flags:
         ),
         disabled_versions=tuple(dict.fromkeys((*onto.disabled_versions, *disabled))),
     )
+    if before.production != after.production and onto.production == before.production:
+        result = replace(result, production=after.production)  # a promotion taken back
     if onto.candidate != before.candidate:
         return result
     return replace(

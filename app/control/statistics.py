@@ -59,6 +59,41 @@ CATALOGUE: dict[str, Metric] = {
         "counter", (), "Frames from the control process that a worker could not read."
     ),
     "gateway_inflight_requests": Metric("gauge", (), "Requests being served now."),
+    "gateway_journal_pending_records": Metric(
+        "gauge", (), "Records in the journal that the store does not have yet."
+    ),
+    "gateway_recorded_total": Metric("counter", ("kind",), "Records that the recorder has stored."),
+    "gateway_quarantined_total": Metric("counter", ("reason",), "Records kept in quarantine."),
+    "gateway_shadow_comparisons_total": Metric(
+        "counter", ("model", "version", "result"), "Shadow answers compared with production's."
+    ),
+    "gateway_feedback_total": Metric(
+        "counter", ("model", "result"), "Outcomes received, by what became of them."
+    ),
+    "gateway_canary_percent": Metric(
+        "gauge", ("model",), "Share of requests that the candidate answers, in percent."
+    ),
+    "gateway_rollbacks_total": Metric("counter", ("model", "version", "reason"), "Candidates taken out."),
+    "gateway_flags_revision": Metric("gauge", ("model",), "Revision of the flags in force."),
+    "gateway_flags_stale_seconds": Metric(
+        "gauge", (), "Since the flags were last known to agree with the store."
+    ),
+    "gateway_flags_refused_total": Metric("counter", (), "Flags from another host that could not be served."),
+    "gateway_dependency_up": Metric("gauge", ("dependency",), "1 while the dependency answers."),
+    "gateway_workers": Metric("gauge", (), "Workers connected to the control process."),
+    "gateway_performance": Metric("gauge", ("model", "version", "metric"), "Performance over mature labels."),
+    "gateway_label_coverage": Metric(
+        "gauge", ("model", "version"), "Share of predictions past the label horizon that have one."
+    ),
+    "gateway_drift_statistic": Metric(
+        "gauge", ("model", "version", "feature"), "Drift by feature, the 20 largest of a model."
+    ),
+    "gateway_retraining_decision": Metric(
+        "gauge", ("model", "urgency"), "1 for the urgency of a retraining that is called for."
+    ),
+    "gateway_metrics_refused_total": Metric(
+        "counter", (), "Series left out of this exposition: unknown, or too many."
+    ),
 }
 
 
@@ -119,15 +154,7 @@ class WorkerTotals:
         self._add(self._dead, (one for one in living if CATALOGUE[one.name].kind != "gauge"))
 
     def _add(self, into: dict[Key, Sum], series: Iterable[Series]) -> None:
-        for one in series:
-            key = (one.name, one.labels)
-            found = into.get(key)
-            if found is None:
-                if len(into) >= MAX_SERIES:
-                    self.refused += 1
-                    continue
-                found = into[key] = Sum()
-            found.add(one.value, one.buckets)
+        self.refused += add_up(into, series)
 
     def total(self) -> dict[Key, Sum]:
         """Everything added up."""
@@ -135,3 +162,18 @@ class WorkerTotals:
         for series in self._latest.values():
             self._add(result, series)
         return result
+
+
+def add_up(into: dict[Key, Sum], series: Iterable[Series]) -> int:
+    """Add series to sums; returns how many had no room."""
+    refused = 0
+    for one in series:
+        key = (one.name, one.labels)
+        found = into.get(key)
+        if found is None:
+            if len(into) >= MAX_SERIES:
+                refused += 1
+                continue
+            found = into[key] = Sum()
+        found.add(one.value, one.buckets)
+    return refused

@@ -1,0 +1,204 @@
+"""What is wrong between keys that are each right by themselves. Reads settings; changes nothing."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+from app.config.document import Keys
+from app.config.masking import shown
+from app.config.schema import MatchSection, ModelSection, Settings
+
+RESERVED = (
+    "admin",
+    "feedback",
+    "predictions",
+    "metrics",
+    "healthz",
+    "readyz",
+    "openapi.json",
+    "docs",
+    "ofrep",
+    "ui",
+)
+"""First path segments that are the gateway's own."""
+
+Fault = tuple[Keys, str]
+
+
+def faults(settings: Settings) -> Iterator[Fault]:
+    """Each fault: where, and what with its remedy."""
+    yield from _server(settings)
+    yield from _tokens(settings)
+    for name, model in settings.models.items():
+        where: Keys = ("models", name)
+        yield from _versions(where, model)
+        yield from _match(where, model.match)
+        yield from _reading(where, model)
+        yield from _policies(where, model)
+    yield from _overlaps(settings)
+
+
+def _server(settings: Settings) -> Iterator[Fault]:
+    server = settings.server
+    if server.admin_port and server.admin_port == server.port:
+        yield (
+            ("server", "admin_port"),
+            f"is the same as server.port ({server.port}); give another port, or null to share it",
+        )
+    for place, proxy in enumerate(server.trusted_proxies):
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError as error:
+            yield (
+                ("server", "trusted_proxies", place),
+                f"{error}; write an address or a network such as 10.0.0.0/8",
+            )
+    if settings.journal.segment_bytes > settings.journal.max_bytes:
+        yield (
+            ("journal", "segment_bytes"),
+            f"is more than journal.max_bytes ({settings.journal.max_bytes}); make it smaller",
+        )
+
+
+def _tokens(settings: Settings) -> Iterator[Fault]:
+    for key in ("name", "sha256"):
+        seen: dict[str, int] = {}
+        for place, token in enumerate(settings.auth.tokens):
+            first = seen.setdefault(str(getattr(token, key)).lower(), place)
+            if first != place:
+                remedy = "give each token its own"
+                yield ("auth", "tokens", place, key), f"is the same as auth.tokens[{first}].{key}; {remedy}"
+
+
+def _versions(where: Keys, model: ModelSection) -> Iterator[Fault]:
+    known = f"name one of {', '.join(model.versions)}"
+    if model.production not in model.versions:
+        yield (*where, "production"), f"{shown(model.production)} is no version of this model; {known}"
+    seen: set[str] = set()
+    for place, version in enumerate(model.shadow.versions):
+        spot = (*where, "shadow", "versions", place)
+        if version not in model.versions:
+            yield spot, f"{shown(version)} is no version of this model; {known}"
+        elif version == model.production:
+            yield spot, f"{shown(version)} is production, whose answer is known already; name another version"
+        elif version in seen:
+            yield spot, f"{shown(version)} is named twice; name it once"
+        seen.add(version)
+    for name, version_settings in model.versions.items():
+        if len(set(version_settings.url)) < len(version_settings.url):
+            yield (*where, "versions", name, "url"), "names an address twice; name each replica once"
+
+
+def _match(where: Keys, match: MatchSection) -> Iterator[Fault]:
+    spot = (*where, "match", "path_prefix")
+    prefix = match.path_prefix
+    if not prefix.startswith("/"):
+        yield spot, f"{shown(prefix)} does not begin with a slash; write {shown('/' + prefix)}"
+        return
+    if (
+        not prefix.isascii()
+        or not prefix.isprintable()
+        or any(character in prefix for character in ' ?#\\"<>^`{|}')
+    ):
+        yield spot, f"{shown(prefix)} has characters that no path has; percent-encode them"
+    segments = prefix.rstrip("/").split("/")[1:]
+    if any(segment in ("", ".", "..") for segment in segments):
+        yield spot, f"{shown(prefix)} has an empty or a dot segment, which no forwarded path has; remove it"
+    if segments and unquote(segments[0]) in RESERVED:
+        yield (
+            spot,
+            f"{shown(prefix)} is the gateway's own (/{segments[0]}); choose another, such as /models/NAME",
+        )
+    for name, value in match.header.items():
+        if (
+            value != value.strip()
+            or not value.isprintable()
+            or any(ord(character) > 255 for character in value)
+        ):
+            yield (
+                (*where, "match", "header", name),
+                f"{shown(value)} cannot stand in a header field; write it without spaces around",
+            )
+
+
+def _reading(where: Keys, model: ModelSection) -> Iterator[Fault]:
+    extract = model.extract
+    if model.protocol != "json" and extract.model_fields_set:
+        yield (
+            (*where, "extract"),
+            f"is for protocol json, and this is {model.protocol}; remove it or set protocol: json",
+        )
+    if model.routing_key is not None:
+        given = [
+            name
+            for name in ("header", "cookie", "query", "json_path")
+            if getattr(model.routing_key, name) is not None
+        ]
+        if len(given) != 1:
+            yield (
+                (*where, "routing_key"),
+                f"names {len(given) or 'no'} sources; give exactly one of header, cookie, query, json",
+            )
+    both = set(model.privacy.drop) & set(model.privacy.hash)
+    if both:
+        yield (*where, "privacy", "hash"), f"also dropped: {', '.join(sorted(both))}; name each feature once"
+
+
+def _policies(where: Keys, model: ModelSection) -> Iterator[Fault]:
+    guard, retraining = model.guard, model.retraining
+    if guard.min_requests > guard.window:
+        yield (
+            (*where, "guard", "min_requests"),
+            f"is {guard.min_requests}, but the window holds only {guard.window}: the guard would never act; "
+            "lower it or widen guard.window",
+        )
+    if retraining.critical_threshold < retraining.performance_threshold:
+        yield (
+            (*where, "retraining", "critical_threshold"),
+            f"{retraining.critical_threshold:g} is below performance_threshold, "
+            f"which is {retraining.performance_threshold:g}; raise it",
+        )
+    if retraining.strategy == "schedule" and retraining.every_s is None:
+        yield (
+            (*where, "retraining", "every_s"),
+            "is needed for strategy: schedule; give the seconds between two trainings",
+        )
+    if retraining.baseline is not None and retraining.metric is None:
+        yield (
+            (*where, "retraining", "metric"),
+            "is needed with a baseline; name the metric that it is a value of, such as f1",
+        )
+
+
+def _overlaps(settings: Settings) -> Iterator[Fault]:
+    """Two models of which a request could be either's, with nothing that ranks one before the other."""
+    known = list(settings.models.items())
+    for place, (name, model) in enumerate(known):
+        for other, earlier in known[:place]:
+            if _ambiguous(model.match, earlier.match):
+                yield (
+                    ("models", name, "match"),
+                    f"matches the same requests as models.{other}; give it another prefix, host or header",
+                )
+                break
+
+
+def _ambiguous(one: MatchSection, two: MatchSection) -> bool:
+    if one.path_prefix.rstrip("/") != two.path_prefix.rstrip("/"):
+        return False  # the longer prefix wins
+    if (one.host is None) != (two.host is None):
+        return False  # the one with a host wins
+    if one.host is not None and two.host is not None and not _same_host(one.host.lower(), two.host.lower()):
+        return False
+    mine = {name.lower(): value for name, value in one.header.items()}
+    theirs = {name.lower(): value for name, value in two.header.items()}
+    if len(mine) != len(theirs):
+        return False  # more fields win
+    return all(mine[name] == theirs[name] for name in mine.keys() & theirs.keys())
+
+
+def _same_host(one: str, two: str) -> bool:
+    """A host without port also stands for itself with any port."""
+    return one == two or one == two.rpartition(":")[0] or two == one.rpartition(":")[0]

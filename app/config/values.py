@@ -1,0 +1,93 @@
+"""Turns checked settings into the frozen values that the parts of the gateway work with. Checks nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.config.schema import ModelSection, RoutingKeySection, Settings, VersionSection
+from app.domain.model import (
+    Canary,
+    ControlMirror,
+    EvidencePolicy,
+    Guard,
+    Labels,
+    Match,
+    Model,
+    Privacy,
+    Retraining,
+    RoutingKey,
+    Shadow,
+    Version,
+)
+from app.domain.policy import AuthPolicy, JournalPolicy, ServerPolicy, Token
+
+
+def models(settings: Settings) -> tuple[Model, ...]:
+    """The models in the file's order."""
+    return tuple(_model(name, model) for name, model in settings.models.items())
+
+
+def server(settings: Settings) -> ServerPolicy:
+    """For the workers and the supervisor."""
+    return ServerPolicy(**dict(settings.server))
+
+
+def journal(settings: Settings) -> JournalPolicy:
+    """For the journal writer; its files stand below `data_dir`."""
+    return JournalPolicy(directory=str(Path(settings.data_dir) / "journal"), **dict(settings.journal))
+
+
+def auth(settings: Settings) -> AuthPolicy:
+    """For whoever checks tokens; digests in lower case."""
+    return AuthPolicy(
+        tuple(Token(token.name, token.sha256.lower(), token.scopes) for token in settings.auth.tokens)
+    )
+
+
+def _model(name: str, model: ModelSection) -> Model:
+    match, canary, shadow = model.match, dict(model.canary), dict(model.shadow)
+    canary["control"] = ControlMirror(**dict(model.canary.control))
+    return Model(
+        name=name,
+        production=model.production,
+        versions=tuple(_version(key, version) for key, version in model.versions.items()),
+        match=Match(
+            path_prefix=match.path_prefix.rstrip("/") or "/",
+            strip=match.strip,
+            host=match.host.lower() if match.host else None,
+            headers=tuple(sorted((key.lower(), value) for key, value in match.header.items())),
+        ),
+        protocol=model.protocol,
+        extract=tuple((key, path) for key, path in model.extract if path is not None),
+        task=model.task,
+        routing_key=_routing_key(model.routing_key),
+        shadow_versions=shadow.pop("versions"),
+        shadow=Shadow(**shadow),
+        canary=Canary(**canary),
+        guard=Guard(**dict(model.guard)),
+        evidence=EvidencePolicy(**dict(model.evidence)),
+        labels=Labels(**dict(model.labels)),
+        retraining=Retraining(**dict(model.retraining)),
+        privacy=Privacy(**dict(model.privacy)),
+    )
+
+
+def _version(name: str, version: VersionSection) -> Version:
+    return Version(
+        name=name,
+        urls=version.url,
+        timeout_s=version.timeout_s,
+        connect_timeout_s=version.connect_timeout_s,
+        metadata=tuple(sorted(version.metadata.items())),
+    )
+
+
+def _routing_key(key: RoutingKeySection | None) -> RoutingKey:
+    if key is not None:
+        for source in ("header", "cookie", "query"):
+            name = getattr(key, source)
+            if name is not None:
+                return RoutingKey(source, name)
+        if key.json_path is not None:
+            return RoutingKey("json", key.json_path)
+    return RoutingKey()

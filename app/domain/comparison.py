@@ -11,17 +11,17 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite, isnan, sqrt
+from math import inf, isfinite, isnan
 from typing import Self, TypeAlias
 
 from app.domain import state as states
+from app.domain.interval import wilson
 from app.domain.quantiles import Quantiles
 
 Prediction: TypeAlias = "float | str | bool | Sequence[Prediction] | None"
 
 DEFAULT_THRESHOLD = 0.05
 _MAX_DEPTH = 16
-_Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +113,6 @@ def _lists(
     if untold:
         return Comparison(worst, None, f"{untold} of {len(production)} elements cannot be compared")
     return Comparison(worst, True, "all elements agree")
-
-
-def wilson(successes: int, n: int, z: float = _Z95) -> tuple[float, float]:
-    """Wilson's score interval for a proportion (1927), 95 % by default; (0, 1) for n = 0."""
-    if n == 0:
-        return 0.0, 1.0
-    p, z2 = successes / n, z * z
-    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 @dataclass(frozen=True, slots=True, order=True)

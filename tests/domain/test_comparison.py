@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.comparison import Comparison, Comparisons, Prediction, compare, wilson
+from app.domain.comparison import Comparison, Comparisons, Prediction, compare
 
 NUMBER = st.floats(allow_nan=True, allow_infinity=True)
 PREDICTION = st.recursive(
@@ -189,14 +189,3 @@ def test_a_broken_state_is_refused_with_the_field() -> None:
         Comparisons.from_state(state | {"counts": [1, 2]})
     with pytest.raises(ValueError, match="worst"):
         Comparisons.from_state(state | {"worst": [3]})
-
-
-@pytest.mark.parametrize(
-    ("successes", "n", "low", "high"),
-    # Wilson (1927) 95 %, as tabled by Newcombe, Statistics in Medicine 17 (1998), table I
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
-)
-def test_the_wilson_interval_matches_published_values(
-    successes: int, n: int, low: float, high: float
-) -> None:
-    assert list(wilson(successes, n)) == pytest.approx([low, high], abs=5e-5)

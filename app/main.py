@@ -6,14 +6,24 @@ Imports stand inside the functions: a worker must not load what only the control
 
 from __future__ import annotations
 
+import contextlib
+import os
 import struct
 import sys
-from typing import BinaryIO, TypeVar
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import msgspec
 
+from app.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from app.config import Settings
+
 _LENGTH = struct.Struct("<I")
 T = TypeVar("T")
+LONGEST_SOCKET_PATH = 100  # sun_path holds 108 bytes
 
 
 def send_specification(pipe: BinaryIO, specification: object) -> None:
@@ -36,6 +46,107 @@ def read_specification(kind: type[T]) -> T:
         if wanted == _LENGTH.size and len(data) == wanted:
             wanted += _LENGTH.unpack(data)[0]
     return msgspec.msgpack.decode(data[_LENGTH.size :], type=kind)
+
+
+def serve(settings: Settings, roles: frozenset[str]) -> int:
+    """Start what `roles` name (proxy, recorder, controller) and keep it running; returns the exit status.
+
+    `ConfigurationError` when the address is taken or the data directory cannot be used.
+    """
+    from app import config
+    from app.compose import ControlSpec
+    from app.control.tokens import with_first_token
+    from app.proxy.worker import WorkerSpec
+    from app.supervisor import Child, bind, run
+
+    directory = _data_directory(Path(settings.data_dir))
+    runtime = directory / "run"
+    server = config.server(settings)
+    journal = replace(config.journal(settings), directory=str(directory / "journal"))
+    auth = with_first_token(config.auth(settings), directory)
+    models = config.models(settings)
+    sockets = {"api_socket": str(runtime / "api.sock"), "link_socket": str(runtime / "link.sock"), "last_known": str(directory / "flags.json")}
+    children: list[Child] = []
+    others = tuple(sorted(roles & {"recorder", "controller"}))
+    if others:
+        control = ControlSpec(
+            roles=others,
+            host=_host(directory),
+            server=server,
+            journal=journal,
+            auth=auth,
+            models=models,
+            data_dir=str(directory),
+            store_url=_store_url(settings.store.url),
+            flags_url=settings.flags.url,
+            **sockets,
+        )
+        children.append(Child("control", "control", lambda: control))
+    if "proxy" in roles:
+        try:
+            listeners = bind(server.host, server.port, server.workers)
+            admin = bind(server.host, server.admin_port, server.workers) if server.admin_port is not None else []
+        except OSError as error:
+            raise ConfigurationError(
+                [f"server.port: cannot listen on {server.host}:{server.port}: {error.strerror}; stop the other process or choose another port"]
+            ) from error
+        for number, listener in enumerate(listeners):
+            specification = WorkerSpec(
+                slot=f"w{number}",
+                server=server,
+                journal=journal,
+                auth=auth,
+                models=models,
+                listen=listener.fileno(),
+                listen_admin=admin[number].fileno() if admin else None,
+                **sockets,
+            )
+            inherited = tuple(one.fileno() for one in (listener, *admin[number : number + 1]))
+            children.append(Child(f"w{number}", "worker", lambda specification=specification: specification, inherited))  # type: ignore[misc]
+        _announce(listeners[0].getsockname(), directory)
+    return run(children, server.drain_s)
+
+
+def _data_directory(path: Path) -> Path:
+    """The directory, made when missing, and checked: journal and sockets live in it."""
+    try:
+        for part in (path, path / "run", path / "journal"):
+            part.mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory = path.resolve()
+        probe = directory / "run" / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigurationError([f"data_dir: {path}: {error.strerror}; name a directory that this user can write to"]) from error
+    if len(str(directory / "run" / "link.sock")) > LONGEST_SOCKET_PATH:
+        raise ConfigurationError([f"data_dir: {directory} is too long a path for a Unix socket in it; choose a shorter one"])
+    return directory
+
+
+def _host(directory: Path) -> str:
+    """A name for this data directory, made once: accounting over several hosts tells them apart by it."""
+    path = directory / "host-id"
+    with contextlib.suppress(FileExistsError):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(file, os.urandom(8).hex().encode())
+        os.close(file)
+    return path.read_text("ascii").strip()
+
+
+def _store_url(url: str) -> str:
+    """A SQLite file's directory is made; PostgreSQL is left as it is."""
+    scheme, _, path = url.partition(":///")
+    if scheme == "sqlite":
+        file = Path(path).resolve()
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return f"sqlite:///{file}"
+    return url
+
+
+def _announce(address: tuple[object, ...], directory: Path) -> None:
+    host, port = address[0], address[1]
+    sys.stderr.write(f"model-gateway serves on http://{host}:{port} (data in {directory})\n")
+    sys.stderr.flush()
 
 
 def worker() -> None:

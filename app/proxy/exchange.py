@@ -6,13 +6,14 @@ the rest. Both answer through their client's connection (`Client`) and end exact
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 from app.domain.prediction import format_id
 from app.domain.routing import NO_BUCKET, Assignment, assign
 from app.journal.records import PredictionRecord, ShadowRecord
 from app.link.messages import Pair
-from app.proxy.fields import RESPONSE_OWN, VIA, listed, problem, status_line
+from app.proxy.fields import PLAIN, RESPONSE_OWN, VIA, listed, problem, status_line
 from app.proxy.plane import Plane, Served
 from app.proxy.request import Request, RequestHead
 from app.proxy.upstream import Attempt
@@ -38,31 +39,26 @@ class Client(Protocol):
 def answer_head(attempt: Attempt, own: bytes, framing: bytes, close: bool) -> bytes:
     """Status line, the model server's end-to-end fields, the gateway's own (`own`, lines with CRLF), framing, and the empty line."""
     lines = [status_line(attempt.status)]
-    dropped: list[bytes] | None = None
+    connection = attempt.named.get(b"connection")
+    dropped = listed(connection) if connection is not None and connection.lower() not in PLAIN else ()
     for name, value in attempt.fields:
-        if name.lower() in RESPONSE_OWN:
-            if len(name) == 10 and name.lower() == b"connection" and value.lower() not in (b"close", b"keep-alive"):
-                dropped = listed(value)
-            continue
-        lines += (name, b": ", value, b"\r\n")
-    if dropped:
-        lines = [lines[0]] + [
-            piece
-            for name, value in attempt.fields
-            if name.lower() not in RESPONSE_OWN and name.lower() not in dropped
-            for piece in (name, b": ", value, b"\r\n")
-        ]
+        lower = name.lower()
+        if lower not in RESPONSE_OWN and lower not in dropped:
+            lines += (name, b": ", value, b"\r\n")
     lines += (own, framing, b"Connection: close\r\n\r\n" if close else b"\r\n")
     return b"".join(lines)
 
 
-def field(attempt: Attempt, wanted: bytes) -> str:
+@lru_cache(maxsize=1024)
+def text(value: bytes) -> str:
+    """A field's value as text; the same few values come again and again. Long ones would fill the cache with what comes once."""
+    return value.decode("latin-1")
+
+
+def field(attempt: Attempt, name: bytes) -> str:
     """A field of the answer as text, empty when absent."""
-    size = len(wanted)
-    for name, value in attempt.fields:
-        if len(name) == size and name.lower() == wanted:
-            return value.decode("latin-1")
-    return ""
+    value = attempt.named.get(name)
+    return "" if value is None else text(value) if len(value) < 100 else value.decode("latin-1")
 
 
 def inference_length(value: str) -> int:

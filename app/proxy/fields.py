@@ -49,6 +49,7 @@ RESPONSE_OWN = HOP_BY_HOP | {
     b"x-gateway-error",
     b"via",
 }
+PLAIN = frozenset((b"close", b"keep-alive"))  # a Connection field that names no other field
 VIA = b"1.1 model-gateway"
 
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")

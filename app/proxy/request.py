@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote_to_bytes
 
-from app.proxy.fields import REQUEST_OWN, VIA, carry_on, listed
+from app.proxy.fields import PLAIN, REQUEST_OWN, VIA, carry_on, listed
 from app.proxy.upstream import Address
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _UNRESERVED = re.compile(rb"%(?:2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aAeE])")
 _DOTS = (b".", b"..")
+JOINED = frozenset((b"x-forwarded-for", b"connection", b"via", b"transfer-encoding"))
 
 
 class BadRequestError(Exception):
@@ -44,7 +45,8 @@ class Request:
         "at_ns",
         "complete",
         "continue_expected",
-        "fields",
+        "head_size",
+        "hosts",
         "host",
         "http10",
         "keep_alive",
@@ -64,7 +66,8 @@ class Request:
         self.at = at  # monotonic
         self.at_ns = at_ns
         self.target = b""
-        self.fields: list[tuple[bytes, bytes]] = []
+        self.head_size = 0
+        self.hosts = 0
         self.named: dict[bytes, bytes] = {}
         self.tail: list[bytes] = []
         self.parts: list[bytes] = []
@@ -80,6 +83,17 @@ class Request:
         self.length = 0  # -1: chunked
         self.continue_expected = False
 
+    def add(self, name: bytes, value: bytes) -> None:
+        """The next field of the head."""
+        lower = name.lower()
+        if lower not in REQUEST_OWN:
+            self.tail += (name, b": ", value, b"\r\n")
+        elif lower == b"host":
+            self.hosts += 1
+        elif lower in self.named and lower in JOINED:
+            value = self.named[lower] + b", " + value
+        self.named[lower] = value
+
     def finish_head(self, method: bytes, version: str, keep_alive: bool) -> None:
         """Check and sort the head. `BadRequestError` when it must not be taken."""
         self.method = method
@@ -88,21 +102,10 @@ class Request:
         if version not in ("1.1", "1.0"):
             raise BadRequestError("bad_request", "Only versions 1.1 and 1.0 of HTTP are spoken here.")
         named = self.named
-        tail = self.tail
-        hosts = 0
-        for name, value in self.fields:
-            lower = name.lower()
-            if lower not in REQUEST_OWN:
-                tail += (name, b": ", value, b"\r\n")
-            elif lower == b"host":
-                hosts += 1
-            elif lower in (b"x-forwarded-for", b"connection") and lower in named:
-                value = named[lower] + b", " + value
-            named[lower] = value
-        if hosts != 1 and not (hosts == 0 and self.http10):
+        if self.hosts != 1 and not (self.hosts == 0 and self.http10):
             raise BadRequestError("bad_request", "Exactly one Host field is needed.")
         connection = named.get(b"connection")
-        if connection is not None:
+        if connection is not None and connection.lower() not in PLAIN:
             self._drop_listed(listed(connection))
         self._frame(named)
         self._split_target(named.get(b"host", b""))
@@ -115,10 +118,8 @@ class Request:
     def _drop_listed(self, names: list[bytes]) -> None:
         others = [name for name in names if name not in (b"close", b"keep-alive", b"te", b"upgrade", b"")]
         if others:
-            self.tail = [
-                piece for name, value in self.fields if name.lower() not in REQUEST_OWN and name.lower() not in others
-                for piece in (name, b": ", value, b"\r\n")
-            ]
+            tail = self.tail
+            self.tail = [piece for at in range(0, len(tail), 4) if tail[at].lower() not in others for piece in tail[at : at + 4]]
 
     def _frame(self, named: dict[bytes, bytes]) -> None:
         encoding = named.get(b"transfer-encoding")

@@ -34,7 +34,6 @@ class ServerProtocol(asyncio.Protocol):
         "_closing",
         "_connections",
         "_exchange",
-        "_head_bytes",
         "_paused",
         "_parser",
         "_queue",
@@ -59,7 +58,6 @@ class ServerProtocol(asyncio.Protocol):
         self._queue: deque[Request] = deque()  # complete requests that wait for their turn
         self._exchange: Exchange | Passage | None = None  # the request being answered
         self._broken: BadRequestError | None = None  # what to answer once the turn comes; nothing is read any more
-        self._head_bytes = 0
         self._unfinished = 0
         self._paused = False
         self._closing = False
@@ -120,7 +118,7 @@ class ServerProtocol(asyncio.Protocol):
         plane = self.plane
         now = plane.loop.time()
         self._reading = Request(now, plane.wall_ns())
-        self._head_bytes = self._unfinished = 0
+        self._unfinished = 0
         if self._exchange is None:
             self.deadline = now + plane.server.receive_timeout_s
 
@@ -128,15 +126,19 @@ class ServerProtocol(asyncio.Protocol):
         request = self._reading
         assert request is not None
         request.target += url
-        self._count(len(url))
+        request.head_size += len(url)
+        if request.head_size > self.plane.server.max_header_bytes:
+            raise BadRequestError("headers_too_large")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         request = self._reading
         assert request is not None
         if request.method:
             return  # a trailer: dropped, as RFC 9110 section 6.5.1 allows
-        self._count(len(name) + len(value) + 4)
-        request.fields.append((name, value))
+        request.head_size += len(name) + len(value) + 4
+        if request.head_size > self.plane.server.max_header_bytes:
+            raise BadRequestError("headers_too_large")
+        request.add(name, value)
 
     def on_headers_complete(self) -> None:
         request = self._reading
@@ -183,11 +185,6 @@ class ServerProtocol(asyncio.Protocol):
             self._start(request)
 
     # ---- requests
-
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > self.plane.server.max_header_bytes:
-            raise BadRequestError("headers_too_large")
 
     def _continue(self, request: Request) -> None:
         if request.length != 0:

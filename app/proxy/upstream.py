@@ -99,6 +99,7 @@ class Attempt:
         "head_complete",
         "length",
         "method",
+        "named",
         "open_body",
         "owner",
         "parts",
@@ -127,6 +128,7 @@ class Attempt:
         self.error = ""
         self.status = 0
         self.fields: list[Field] = []
+        self.named: dict[bytes, bytes] = {}  # lower-case name -> last value
         self.head_complete = False
         self.length = -1  # Content-Length; -1: chunked or until the end of the connection
         self.parts: list[bytes] = []
@@ -280,7 +282,7 @@ class Connection(asyncio.Protocol):
         attempt.connection = None
         if attempt.done:
             return
-        if attempt.head_complete and attempt.length < 0 and exc is None and not self._chunked(attempt):
+        if attempt.head_complete and attempt.length < 0 and exc is None and b"transfer-encoding" not in attempt.named:
             attempt.complete()  # a body that ends with its connection (RFC 9112 section 6.3, case 8)
         elif attempt.first_byte_at == 0.0 and self._reused and attempt.method in IDEMPOTENT and not attempt.retried and not self._body_open:
             attempt.retried = True  # an idle connection that the server closed as we wrote
@@ -322,20 +324,20 @@ class Connection(asyncio.Protocol):
             raise httptools.HttpParserError("head too large")
         self._keep = self._parser.should_keep_alive()
         length = -1
-        chunked = False
+        named = attempt.named
         for name, value in attempt.fields:
-            size = len(name)
-            if size == 14 and name.lower() == b"content-length":
+            lower = name.lower()
+            if lower == b"content-length":
                 if length >= 0 or not value.isdigit():
                     raise httptools.HttpParserError("content-length")
                 length = int(value)
-            elif size == 17 and name.lower() == b"transfer-encoding":
-                if value.lower() != b"chunked":
+            elif lower == b"transfer-encoding":
+                if value.lower() != b"chunked" or lower in named:
                     raise httptools.HttpParserError("transfer-encoding")
-                chunked = True
-            elif size == 10 and name.lower() == b"keep-alive":
+            elif lower == b"keep-alive":
                 self._hint(value)
-        if chunked and length >= 0:
+            named[lower] = value
+        if length >= 0 and b"transfer-encoding" in named:
             raise httptools.HttpParserError("content-length and transfer-encoding")
         attempt.length = length
         attempt.head_complete = True
@@ -356,6 +358,7 @@ class Connection(asyncio.Protocol):
         assert attempt is not None
         if attempt.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
             attempt.fields.clear()
+            attempt.named.clear()
             attempt.status = 0
             return
         self._finished = True
@@ -410,10 +413,6 @@ class Connection(asyncio.Protocol):
             name, _, seconds = part.strip().partition(b"=")
             if name.lower() == b"timeout" and seconds.isdigit():
                 self.idle_limit = min(IDLE_S, max(0.0, int(seconds) - 1.0))
-
-    @staticmethod
-    def _chunked(attempt: Attempt) -> bool:
-        return any(len(name) == 17 and name.lower() == b"transfer-encoding" for name, _ in attempt.fields)
 
 
 class Endpoint:

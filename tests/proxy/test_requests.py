@@ -282,9 +282,7 @@ def test_bodies_of_any_size_go_through_byte_for_byte(worker: RunningWorker, upst
 
 def test_a_worker_that_is_told_to_stop_finishes_what_is_under_way(upstream: MisbehavingUpstream) -> None:
     model = Model("m", "v1", (Version("v1", (upstream.url,)),), match=Match("/m", strip=True))
-    with running_worker([model]) as worker:
-        idle = worker.connect()
-        busy = worker.connect()
+    with running_worker([model]) as worker, worker.connect() as idle, worker.connect() as busy:
         before = upstream.count("slow")
         busy.sendall(b"POST /m/slow?delay=0.5 HTTP/1.1\r\n" + H + b"Content-Length: 2\r\n\r\n{}")
         upstream.wait_until(lambda server: server.count("slow") == before + 1)

@@ -1,10 +1,12 @@
-"""The demo's operator: the gateway's own admin API and metrics, read and acted upon over HTTP like any user would.
+"""The demo's operator: the gateway's own admin API and metrics, read and acted upon over HTTP like any user
+would.
 
 Every figure that the story tells comes through here, so this must never compute one by itself.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +14,8 @@ from urllib.parse import quote
 import httpx2
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+
+from app.demo.model_server import Fault
 
 MODEL = "biopsy"
 Answer = dict[str, Any]
@@ -38,10 +42,13 @@ def write_configuration(
                 "task": "binary",
                 "routing_key": {"header": "X-User-Id"},
                 "production": production,
-                "versions": {
-                    name: {"url": url, "timeout_s": 2.0} for name, url in upstreams.items()
+                "versions": {name: {"url": url, "timeout_s": 2.0} for name, url in upstreams.items()},
+                "canary": {
+                    "stages": [5, 10, 25, 50, 100],
+                    "dwell_s": dwell_s,
+                    "min_requests": 20,
+                    "watch_s": dwell_s,
                 },
-                "canary": {"stages": [5, 10, 25, 50, 100], "dwell_s": dwell_s, "min_requests": 20, "watch_s": dwell_s},
                 "labels": {"horizon_s": horizon_s, "min_coverage": 0.8},
                 "retraining": {"metric": "accuracy", "baseline": round(baseline, 4)},
             }
@@ -55,8 +62,11 @@ def write_configuration(
 class Gateway:
     """One model's admin calls. Raises httpx2.HTTPStatusError for a refusal."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, upstreams: dict[str, str]) -> None:
         self.url = url
+        self.token = token
+        self.feedback_url = f"{url}/feedback"
+        self._upstreams = upstreams
         self.predict_url = f"{url}/models/{MODEL}/predict"
         self._client = httpx2.AsyncClient(
             base_url=url,
@@ -70,12 +80,6 @@ class Gateway:
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
-
-    async def model(self) -> Answer:
-        return await self._get("")
-
-    async def flags(self) -> Answer:
-        return await self._get("/flags")
 
     async def set_shadow(self, versions: list[str], reason: str) -> Answer:
         return await self._send("PATCH", "/flags", {"shadow_versions": versions, "reason": reason})
@@ -95,20 +99,11 @@ class Gateway:
     async def performance(self, **parameters: str) -> Answer:
         return await self._get("/performance", **parameters)
 
-    async def drift(self, version: str) -> Answer:
-        return await self._get("/drift", version=version)
-
-    async def set_baseline(self, baseline: Answer) -> Answer:
-        return await self._send("POST", "/baseline", baseline)
-
     async def decide_retraining(self) -> Answer:
         return await self._send("POST", "/retraining", {})
 
     async def accounting(self) -> Answer:
         return self._json(await self._client.get("/admin/accounting"))
-
-    async def audit(self) -> Answer:
-        return self._json(await self._client.get("/admin/audit"))
 
     async def training_set(self, flat_days: float, half_life_days: float) -> str:
         """NDJSON rows with `sample_weight`."""
@@ -129,6 +124,11 @@ class Gateway:
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )
+
+    async def break_version(self, version: str, fault: Fault) -> None:
+        """Tells a version's own server to misbehave: nobody asks the gateway to look the other way."""
+        reply = await self._client.post(f"{self._upstreams[version]}/_fault", json=dataclasses.asdict(fault))
+        reply.raise_for_status()
 
     async def _get(self, path: str, **parameters: str) -> Answer:
         return self._json(await self._client.get(f"/admin/models/{MODEL}{path}", params=parameters))

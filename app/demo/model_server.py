@@ -1,11 +1,12 @@
 """A scikit-learn model behind HTTP, in a process of its own: what a team would run behind the gateway.
 
-`POST /predict {"features": {name: number}}` answers `{"prediction", "confidence", "scores"}`; a JSON list of such
-objects is answered by a list. `GET /health` says which version is loaded. `POST /_fault {"error_rate", "delay_ms",
-"hang"}` degrades the model at run time, which is how the demo breaks a release; a real model server must never offer it.
+`POST /predict {"features": {name: number}}` answers `{"prediction", "confidence", "scores"}`; a JSON list of
+such objects is answered by a list. `GET /health` says which version is loaded. `POST /_fault {"error_rate",
+"delay_ms", "hang"}` degrades the model at run time, which is how the demo breaks a release; a real model
+server must never offer it.
 
-Requests that arrive within one turn of the event loop are scored in one call of the estimator, because scikit-learn
-spends far more on a call than on a row.
+Requests that arrive within one turn of the event loop are scored in one call of the estimator, because
+scikit-learn spends far more on a call than on a row.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import joblib
+import joblib  # type: ignore[import-untyped]
 import numpy as np
 import sklearn
 import uvicorn
@@ -29,7 +30,9 @@ Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
 class Classifier(Protocol):
-    """The part of a scikit-learn classifier that is used; `classes_` are the labels in the order of the scores."""
+    """The part of a scikit-learn classifier that is used; `classes_` are the labels in the order of the
+    scores.
+    """
 
     classes_: np.ndarray
 
@@ -98,7 +101,7 @@ class ModelServer:
         self._labels = [label.item() for label in model.estimator.classes_]
         self._batcher = Batcher(model.estimator)
         self._fault = fault
-        self._chance = random.Random(seed)  # noqa: S311 (simulated faults, not a secret)
+        self._chance = random.Random(seed)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         body = await _read_body(receive)
@@ -196,7 +199,7 @@ def main() -> None:
     model = ModelFile.load(arguments.model)
     fault = Fault(error_rate=arguments.fail_rate, delay_ms=arguments.delay_ms)
     uvicorn.run(
-        ModelServer(model, fault),  # type: ignore[arg-type]
+        ModelServer(model, fault),
         host=arguments.host,
         port=arguments.port,
         lifespan="off",

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx2
 
 import app
+from app.demo.model_server import ModelFile
 
 PACKAGE_PARENT = Path(app.__file__).resolve().parent.parent
 STOP_WITHIN_S = 8.0
@@ -49,8 +50,20 @@ class Children:
             await _stop(process)
         self._running.clear()
 
+    async def serve(self, model: ModelFile) -> str:
+        """Starts a model server in a process of its own and returns its URL."""
+        path = self._directory / f"{model.version}.joblib"
+        model.save(path)
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        arguments = ("app.demo.model_server", "--model", str(path), "--port", str(port))
+        await self.start(f"model-{model.version}", arguments, f"{url}/health", within_s=30.0)
+        return url
+
     async def start(self, name: str, arguments: Sequence[str], health_url: str, within_s: float) -> None:
-        """Runs `python -m arguments…` and returns when `health_url` answers 200. Its output goes to `name.log`."""
+        """Runs `python -m arguments…` and returns when `health_url` answers 200. Its output goes to
+        `name.log`.
+        """
         with self._log(name).open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -97,7 +110,9 @@ def _environment() -> dict[str, str]:
 
 
 def _die_with(parent: int) -> Callable[[], None] | None:
-    """On Linux, a call for the child that has the kernel send it SIGTERM when the demo dies, even by SIGKILL."""
+    """On Linux, a call for the child that has the kernel send it SIGTERM when the demo dies, even by
+    SIGKILL.
+    """
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl

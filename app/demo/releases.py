@@ -1,9 +1,10 @@
-"""The demo's world and its models: cell samples from scikit-learn's breast-cancer data, and classifiers trained on them.
+"""The demo's world and its models: cell samples from scikit-learn's breast-cancer data, and classifiers
+trained on them.
 
-The data are the Wisconsin diagnostic breast cancer set (Wolberg, Street and Mangasarian, 1995; UCI Machine Learning
-Repository, CC BY 4.0), which ships with scikit-learn. Half of its 569 samples train the first models. The other half is
-the field: clients send its samples again and again, each time measured with a little noise. Nothing here may know
-which model answered: the truth of a case comes from the data alone.
+The data are the Wisconsin diagnostic breast cancer set (Wolberg, Street and Mangasarian, 1995; UCI Machine
+Learning Repository, CC BY 4.0), which ships with scikit-learn. Half of its 569 samples train the first
+models. The other half is the field: clients send its samples again and again, each time measured with a
+little noise. Nothing here may know which model answered: the truth of a case comes from the data alone.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Case:
 
 
 class World:
-    """Draws cases. `magnification` is how much larger than in training the scanner measures lengths (areas: squared)."""
+    """Draws cases. `magnification` is how much larger than in training the scanner measures lengths
+    (areas: squared).
+    """
 
     def __init__(self, seed: int) -> None:
         data = load_breast_cancer()
@@ -52,7 +55,9 @@ class World:
     def cases(self, count: int) -> list[Case]:
         """`count` samples of the field, resampled with noise, at the present magnification."""
         picks = self._chance.integers(len(self._field_truth), size=count)
-        rows = self._field_rows[picks] + self._noise * self._chance.standard_normal((count, len(self.features)))
+        rows = self._field_rows[picks] + self._noise * self._chance.standard_normal(
+            (count, len(self.features))
+        )
         rows = np.abs(rows) * self.magnification**self._powers
         return [
             Case(dict(zip(self.features, map(float, row.round(5)), strict=True)), int(truth))
@@ -85,7 +90,9 @@ def train(
 
 
 def first_releases(world: World) -> tuple[ModelFile, ModelFile, ModelFile]:
-    """v1: two features. v2: all thirty. v3: all thirty, less regularised; as good as v2 until its server breaks."""
+    """v1: two features. v2: all thirty. v3: all thirty, less regularised; as good as v2 until its server
+    breaks.
+    """
     rows, truth = world.training_rows, world.training_truth
     few = [world.features.index(name) for name in FEW_FEATURES]
     return (
@@ -93,3 +100,10 @@ def first_releases(world: World) -> tuple[ModelFile, ModelFile, ModelFile]:
         train("v2", world.features, rows, truth),
         train("v3", world.features, rows, truth, strength=1.0),
     )
+
+
+def accuracy(model: ModelFile, cases: Sequence[Case]) -> float:
+    """The share of cases that the model gets right."""
+    rows = np.array([[case.features[name] for name in model.features] for case in cases])
+    truth = np.array([case.truth for case in cases])
+    return float((model.estimator.predict_proba(rows).argmax(axis=1) == truth).mean())

@@ -1,4 +1,6 @@
-"""What the reader of the demo sees: chapters and facts printed for good, and below them the traffic as it is now."""
+"""What the reader of the demo sees: chapters and facts printed for good, and below them the traffic as it
+is now.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The demo's clients and its label source: users who ask for predictions, and a laboratory that answers days later.
+"""The demo's clients and its label source: users who ask for predictions, and a laboratory that answers days
+later.
 
-Requests are sent at a fixed rate whether or not earlier ones have been answered (an open loop), each as one of a fixed
-set of users. A second of the demo stands for a day of the laboratory. What a client saw is counted here and nowhere
-else, so that no figure about failed answers depends on the gateway's own word.
+Requests are sent at a fixed rate whether or not earlier ones have been answered (an open loop), each as one
+of a fixed set of users. A second of the demo stands for a day of the laboratory. What a client saw is counted
+here and nowhere else, so that no figure about failed answers depends on the gateway's own word.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 
 import httpx2
 
+from app.demo.gateway import Gateway
 from app.demo.releases import Case, World
 
 USERS = 300
@@ -32,23 +34,24 @@ class Seen:
     by_version: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     fallbacks: int = 0
     last_failure: str = ""
+    feedback_failure: str = ""
     users_of: dict[str, set[str]] = dataclasses.field(default_factory=dict)
 
 
 class Traffic:
-    """Drives `rate` requests a second through `url` until cancelled, and hands in the truth `label_delay_s` later."""
+    """Drives `rate` requests a second through `url` until cancelled, and hands in the truth
+    `label_delay_s` later.
+    """
 
-    def __init__(self, url: str, feedback_url: str, token: str, world: World, rate: float, label_delay_s: float) -> None:
+    def __init__(self, gateway: Gateway, world: World, rate: float, label_delay_s: float) -> None:
         self.seen = Seen()
         self.outcomes_sent = 0
         self.rate = rate
-        self._url = url
-        self._feedback_url = feedback_url
-        self._token = token
+        self._gateway = gateway
         self._world = world
         self._label_delay_s = label_delay_s
         self._awaiting: collections.deque[tuple[float, str, int]] = collections.deque()
-        self._chance = random.Random(11)  # noqa: S311 (which user asks next)
+        self._chance = random.Random(11)
         self._recent: collections.deque[str] = collections.deque(maxlen=400)
 
     def recent_split(self) -> dict[str, float]:
@@ -79,7 +82,7 @@ class Traffic:
         user = f"user-{self._chance.randrange(USERS)}"
         try:
             reply = await client.post(
-                self._url, json={"features": case.features}, headers={"X-User-Id": user}
+                self._gateway.predict_url, json={"features": case.features}, headers={"X-User-Id": user}
             )
         except httpx2.HTTPError as error:
             self._failed(f"{type(error).__name__}: {error}")
@@ -107,19 +110,27 @@ class Traffic:
         self._recent.append(version)
 
     async def _hand_in_outcomes(self, client: httpx2.AsyncClient) -> None:
-        headers = {"Authorization": f"Bearer {self._token}"}
         while True:
             await asyncio.sleep(POST_EVERY_S)
             due = self._take_due()
-            if not due:
-                continue
-            outcomes = [{"prediction_id": identifier, "ground_truth": truth} for _, identifier, truth in due]
-            reply = await client.post(self._feedback_url, json={"outcomes": outcomes}, headers=headers)
-            if reply.status_code == 503:  # not taken: hand the same ones in again
-                self._awaiting.extendleft(reversed(due))
-                continue
-            reply.raise_for_status()
-            self.outcomes_sent += reply.json()["accepted"]
+            if due and not await self._accepted(client, due):
+                self._awaiting.extendleft(reversed(due))  # not taken: hand the same ones in again
+
+    async def _accepted(self, client: httpx2.AsyncClient, due: list[tuple[float, str, int]]) -> bool:
+        outcomes = [{"prediction_id": identifier, "ground_truth": truth} for _, identifier, truth in due]
+        headers = {"Authorization": f"Bearer {self._gateway.token}"}
+        try:
+            reply = await client.post(
+                self._gateway.feedback_url, json={"outcomes": outcomes}, headers=headers
+            )
+        except httpx2.HTTPError as error:
+            self.seen.feedback_failure = f"{type(error).__name__}: {error}"
+            return False
+        if reply.status_code != 202:
+            self.seen.feedback_failure = f"{reply.status_code} {reply.text[:200]}"
+            return False
+        self.outcomes_sent += reply.json()["accepted"]
+        return True
 
     def _take_due(self) -> list[tuple[float, str, int]]:
         now, due = time.monotonic(), []

@@ -1,0 +1,126 @@
+"""Sets the stage for the demo's story and clears it: models trained, processes started, traffic running, all
+stopped.
+
+The gateway is started as a user would start it, from a configuration file in a temporary directory. However
+the story ends, no process may be left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from app.demo.gateway import MODEL, Gateway, write_configuration
+from app.demo.processes import Children, DidNotStart, free_port
+from app.demo.releases import World, accuracy, first_releases
+from app.demo.screen import Screen
+from app.demo.story import NotAsExpected, Pace, Story
+from app.demo.traffic import Traffic
+
+SEED = 7
+DEFAULT_PORT = 8080
+START_WITHIN_S = 45.0
+INTERRUPTED = 130
+
+
+def play(port: int | None, speed: float, once: bool) -> int:
+    """Runs the whole demo; see `app.demo.run`."""
+    console = Console()
+    try:
+        return asyncio.run(_play(console, free_port(port or DEFAULT_PORT), Pace.at(speed), once))
+    except (NotAsExpected, DidNotStart) as fault:
+        console.print("\n[bold red]Not as expected:[/]", end=" ")
+        console.print(str(fault), markup=False, highlight=False)
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print("\nStopped before the end; nothing is left running.")
+        return INTERRUPTED
+
+
+async def _play(console: Console, port: int, pace: Pace, once: bool) -> int:
+    _stop_in_order_on_sigterm()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="model-gateway-demo-") as name, Screen(console) as screen:
+        directory = Path(name)
+        async with Children(directory) as children:
+            world = World(SEED)
+            gateway = await _open(screen, world, children, directory, port, pace)
+            async with gateway, asyncio.TaskGroup() as tasks:
+                traffic = Traffic(gateway, world, pace.requests_per_s, pace.label_delay_s)
+                screen.show_traffic(traffic)
+                driving = tasks.create_task(traffic.run())
+                story = Story(screen, gateway, traffic, world, children, pace)
+                await story.tell()
+                await _close(screen, story, time.monotonic() - started)
+                if not once:
+                    await _stay(screen, gateway, directory)
+                driving.cancel()
+    return 0
+
+
+def _stop_in_order_on_sigterm() -> None:
+    """SIGTERM cancels the demo, so that the children are stopped in order, as Ctrl-C does."""
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
+async def _open(
+    screen: Screen, world: World, children: Children, directory: Path, port: int, pace: Pace
+) -> Gateway:
+    screen.chapter(
+        "Setting the stage",
+        "Training on scikit-learn's breast-cancer data; one process a model, one gateway.",
+    )
+    screen.waiting("training three models")
+    models = await asyncio.to_thread(first_releases, world)
+    holdout = world.cases(1000)
+    for model in models:
+        screen.fact(
+            f"{model.version}: logistic regression on {len(model.features)} features, "
+            f"{accuracy(model, holdout):.1%} right on 1,000 cases before release"
+        )
+    screen.waiting("the model servers")
+    upstreams = {model.version: await children.serve(model) for model in models}
+    baseline = accuracy(models[1], holdout)
+    file = write_configuration(directory, port, upstreams, pace.dwell_s, pace.horizon_s, baseline)
+    url = f"http://127.0.0.1:{port}"
+    screen.waiting("the gateway")
+    await children.start("gateway", ("app", "serve", "--config", str(file)), f"{url}/readyz", START_WITHIN_S)
+    screen.fact(f"gateway on {url}, its model servers on {', '.join(upstreams.values())}")
+    return Gateway(url, (directory / "admin-token").read_text().strip(), upstreams)
+
+
+async def _close(screen: Screen, story: Story, seconds: float) -> None:
+    rows = await story.closing_rows()
+    screen.settle()
+    screen.table(f"What happened, in {seconds:.0f} s", ("", "measured"), rows)
+
+
+async def _stay(screen: Screen, gateway: Gateway, directory: Path) -> None:
+    token = directory / "admin-token"
+    screen.console.print(
+        f"""
+Everything is still running; Ctrl-C stops it. Dashboard: {gateway.url}/
+Sign in with the token in {token}
+
+  TOKEN=$(cat {token})
+  curl -si {gateway.predict_url} -H 'X-User-Id: me' -d @{directory / "case.json"}
+  curl -s -H "Authorization: Bearer $TOKEN" {gateway.url}/admin/models/{MODEL}/performance
+  curl -s -H "Authorization: Bearer $TOKEN" {gateway.url}/admin/models/{MODEL}/rollouts
+  curl -s -H "Authorization: Bearer $TOKEN" {gateway.url}/admin/audit
+  curl -s {gateway.url}/metrics | grep gateway_requests_total
+""",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
+        await asyncio.Event().wait()
+    screen.console.print("Stopped; nothing is left running.")

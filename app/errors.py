@@ -5,6 +5,8 @@ The docstring of an error says when it is raised; its message says what to do.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 class GatewayError(Exception):
     """Anything this project raises on purpose."""
@@ -34,7 +36,9 @@ class StaleRevisionError(GatewayError):
     """A compare-and-set named a revision that is no longer the current one (412)."""
 
     def __init__(self, expected: int, current: int) -> None:
-        super().__init__(f"revision {expected} is not the current one ({current}); read the flags again and retry")
+        super().__init__(
+            f"revision {expected} is not the current one ({current}); read the flags again and retry"
+        )
         self.expected = expected
         self.current = current
 
@@ -43,8 +47,24 @@ class UnavailableError(GatewayError):
     """A dependency cannot be reached in time; trying again later may succeed (503)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row of a batch that the store will not take: kind (prediction, shadow, outcome), place among its kind, and why."""
+
+    kind: str
+    index: int
+    reason: str
+
+
 class RefusedRowError(GatewayError):
-    """The store refuses a row for what it holds; it belongs into quarantine with this reason."""
+    """The store refuses rows for what they hold; they belong into quarantine with their reason.
+
+    `refusals` names them; when it is empty, some row of the batch is refused and the caller has to find out which.
+    """
+
+    def __init__(self, message: str, refusals: tuple[Refusal, ...] = ()) -> None:
+        super().__init__(message)
+        self.refusals = refusals
 
 
 class JournalFullError(GatewayError):

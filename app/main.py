@@ -12,7 +12,7 @@ import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 LONGEST_SOCKET_PATH = 100  # sun_path holds 108 bytes
 
 
-def send_specification(pipe: BinaryIO, specification: object) -> None:
+def send_specification(pipe: IO[bytes], specification: object) -> None:
     """Hand a child its specification; the pipe then stays open as a sign of life."""
     data = msgspec.msgpack.encode(specification)
     pipe.write(_LENGTH.pack(len(data)) + data)
@@ -41,7 +41,9 @@ def read_specification(kind: type[T]) -> T:
     while len(data) < wanted:
         piece = stdin.read(wanted - len(data))
         if not piece:
-            raise SystemExit("no specification on standard input; start the gateway with `model-gateway serve`")
+            raise SystemExit(
+                "no specification on standard input; start the gateway with `model-gateway serve`"
+            )
         data += piece
         if wanted == _LENGTH.size and len(data) == wanted:
             wanted += _LENGTH.unpack(data)[0]
@@ -65,7 +67,11 @@ def serve(settings: Settings, roles: frozenset[str]) -> int:
     journal = replace(config.journal(settings), directory=str(directory / "journal"))
     auth = with_first_token(config.auth(settings), directory)
     models = config.models(settings)
-    sockets = {"api_socket": str(runtime / "api.sock"), "link_socket": str(runtime / "link.sock"), "last_known": str(directory / "flags.json")}
+    sockets = {
+        "api_socket": str(runtime / "api.sock"),
+        "link_socket": str(runtime / "link.sock"),
+        "last_known": str(directory / "flags.json"),
+    }
     children: list[Child] = []
     others = tuple(sorted(roles & {"recorder", "controller"}))
     if others:
@@ -81,14 +87,19 @@ def serve(settings: Settings, roles: frozenset[str]) -> int:
             flags_url=settings.flags.url,
             **sockets,
         )
-        children.append(Child("control", "control", lambda: control))
+        children.append(Child("control", "control", control))
     if "proxy" in roles:
         try:
             listeners = bind(server.host, server.port, server.workers)
-            admin = bind(server.host, server.admin_port, server.workers) if server.admin_port is not None else []
+            admin = (
+                bind(server.host, server.admin_port, server.workers) if server.admin_port is not None else []
+            )
         except OSError as error:
             raise ConfigurationError(
-                [f"server.port: cannot listen on {server.host}:{server.port}: {error.strerror}; stop the other process or choose another port"]
+                [
+                    f"server.port: cannot listen on {server.host}:{server.port}: {error.strerror}; "
+                    "stop the other process or choose another port"
+                ]
             ) from error
         for number, listener in enumerate(listeners):
             specification = WorkerSpec(
@@ -102,7 +113,7 @@ def serve(settings: Settings, roles: frozenset[str]) -> int:
                 **sockets,
             )
             inherited = tuple(one.fileno() for one in (listener, *admin[number : number + 1]))
-            children.append(Child(f"w{number}", "worker", lambda specification=specification: specification, inherited))  # type: ignore[misc]
+            children.append(Child(f"w{number}", "worker", specification, inherited))
         _announce(listeners[0].getsockname(), directory)
     return run(children, server.drain_s)
 
@@ -117,9 +128,13 @@ def _data_directory(path: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ConfigurationError([f"data_dir: {path}: {error.strerror}; name a directory that this user can write to"]) from error
+        raise ConfigurationError(
+            [f"data_dir: {path}: {error.strerror}; name a directory that this user can write to"]
+        ) from error
     if len(str(directory / "run" / "link.sock")) > LONGEST_SOCKET_PATH:
-        raise ConfigurationError([f"data_dir: {directory} is too long a path for a Unix socket in it; choose a shorter one"])
+        raise ConfigurationError(
+            [f"data_dir: {directory} is too long a path for a Unix socket in it; choose a shorter one"]
+        )
     return directory
 
 

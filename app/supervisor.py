@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from app.main import send_specification
@@ -31,7 +30,7 @@ class Child:
 
     name: str
     role: str  # worker | control
-    specification: Callable[[], object]
+    specification: object
     descriptors: tuple[int, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
@@ -42,11 +41,13 @@ class Child:
     def start(self) -> None:
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "app.main", self.role, self.name], stdin=subprocess.PIPE, pass_fds=self.descriptors
+            [sys.executable, "-m", "app.main", self.role, self.name],
+            stdin=subprocess.PIPE,
+            pass_fds=self.descriptors,
         )
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: the next look finds out
-            send_specification(self.process.stdin, self.specification())
+            send_specification(self.process.stdin, self.specification)
 
     def look(self, now: float) -> None:
         """Start it when it is due, or note that it died and when it will be started again."""
@@ -58,7 +59,9 @@ class Child:
         if code is None:
             return
         lived = now - self.started
-        self.delay_s = 0.0 if lived >= STEADY_S else min(LONGEST_DELAY_S, max(FIRST_DELAY_S, self.delay_s * 2))
+        self.delay_s = (
+            0.0 if lived >= STEADY_S else min(LONGEST_DELAY_S, max(FIRST_DELAY_S, self.delay_s * 2))
+        )
         self.restarts += 1
         sys.stderr.write(f"{self.name} ended with {code} after {lived:.1f} s; starting it again\n")
         if self.process.stdin is not None:
@@ -73,7 +76,9 @@ class Child:
 
 def bind(host: str, port: int, count: int) -> list[socket.socket]:
     """`count` listening sockets on one address; port 0 takes a free one. `OSError` when the address is taken."""
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
     listeners: list[socket.socket] = []
     # A first socket without SO_REUSEPORT would refuse an address that someone else's gateway shares; so ask before sharing.
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -132,7 +137,7 @@ class Supervisor:
             await asyncio.sleep(1.0)
             if old is not None and old.poll() is None:
                 old.send_signal(signal.SIGTERM)
-                while old.poll() is None:
+                while old.poll() is None:  # noqa: ASYNC110  # a process has no event to wait for
                     await asyncio.sleep(0.05)
             if old is not None and old.stdin is not None:
                 old.stdin.close()

@@ -16,7 +16,12 @@ class Answer:
 
 def post(path: str, body: bytes = b"{}", **headers: str) -> bytes:
     """A POST as bytes; underscores in header names become hyphens."""
-    lines = [f"POST {path} HTTP/1.1", "Host: t", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: t",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    ]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
@@ -24,7 +29,9 @@ def post(path: str, body: bytes = b"{}", **headers: str) -> bytes:
 async def read_answer(reader: asyncio.StreamReader) -> Answer:
     """One answer; `asyncio.IncompleteReadError` when the connection ends before it does."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+    headers = {
+        name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)
+    }
     if headers.get("transfer-encoding") == "chunked":
         body = b""
         while size := int(await reader.readline(), 16):
@@ -36,7 +43,9 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
     return Answer(int(head[0].split(" ")[1]), headers, body)
 
 
-async def load(port: int, requests: Iterable[bytes], *, connections: int = 16, timeout_s: float = 60.0) -> list[Answer]:
+async def load(
+    port: int, requests: Iterable[bytes], *, connections: int = 16, timeout_s: float = 60.0
+) -> list[Answer]:
     """All requests, each answered before its connection takes the next; the answers in no particular order."""
     rest = iter(requests)
     answers: list[Answer] = []

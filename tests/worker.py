@@ -25,7 +25,9 @@ from app.proxy.worker import WorkerSpec
 from app.supervisor import bind
 
 
-def eventually(condition: Callable[[], object], within_s: float = 10.0, what: str = "the expected state") -> object:
+def eventually(
+    condition: Callable[[], object], within_s: float = 10.0, what: str = "the expected state"
+) -> object:
     """Poll until the condition holds; its value, or a failure that says what did not come."""
     end = time.monotonic() + within_s
     while True:
@@ -61,10 +63,16 @@ class RunningWorker:
         return found
 
     def predictions(self, model: str) -> list[PredictionRecord]:
-        return [record for record in self.records() if isinstance(record, PredictionRecord) and record.model == model]
+        return [
+            record
+            for record in self.records()
+            if isinstance(record, PredictionRecord) and record.model == model
+        ]
 
     def shadows(self, model: str) -> list[ShadowRecord]:
-        return [record for record in self.records() if isinstance(record, ShadowRecord) and record.model == model]
+        return [
+            record for record in self.records() if isinstance(record, ShadowRecord) and record.model == model
+        ]
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
@@ -94,7 +102,9 @@ def read_answer(client: socket.socket) -> bytes:
             return found
         found += piece
     head, _, body = found.partition(b"\r\n\r\n")
-    length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
+    length = next(
+        (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
+    )
     while len(body) < length:
         piece = client.recv(65536)
         if not piece:
@@ -143,7 +153,12 @@ def running_worker(
         stack.callback(_end, process)
         send_specification(process.stdin, specification)
         worker = RunningWorker(port, process, base / "journal", base)
-        eventually(lambda: b" 200 " in worker.raw(b"GET /readyz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")[:20], what="a ready worker")
+        eventually(
+            lambda: (
+                b" 200 " in worker.raw(b"GET /readyz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")[:20]
+            ),
+            what="a ready worker",
+        )
         yield worker
 
 

@@ -26,7 +26,13 @@ class Flags:
 
 def initial(model: Model) -> Flags:
     """The flags of a model that nobody has changed yet: production only, the file's shadows."""
-    return Flags(model=model.name, revision=0, production=model.production, shadow_versions=model.shadow_versions, salt=model.name)
+    return Flags(
+        model=model.name,
+        revision=0,
+        production=model.production,
+        shadow_versions=model.shadow_versions,
+        salt=model.name,
+    )
 
 
 def faults(flags: Flags, versions: frozenset[str]) -> list[str]:
@@ -35,7 +41,11 @@ def faults(flags: Flags, versions: frozenset[str]) -> list[str]:
     named = [("production", flags.production), *(("shadow_versions", v) for v in flags.shadow_versions)]
     if flags.candidate is not None:
         named.append(("candidate", flags.candidate))
-    found += [f"{key}: {name!r} is no version of {flags.model!r}; register it first" for key, name in named if name not in versions]
+    found += [
+        f"{key}: {name!r} is no version of {flags.model!r}; register it first"
+        for key, name in named
+        if name not in versions
+    ]
     if not 0.0 <= flags.canary_percent <= 100.0:  # also refuses NaN
         found.append(f"canary_percent: {flags.canary_percent} is not between 0 and 100")
     if flags.production in flags.disabled_versions:

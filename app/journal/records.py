@@ -36,7 +36,9 @@ class PredictionRecord(msgspec.Struct, frozen=True, array_like=True, tag="p"):
     response_encoding: str
     response_size: int
     response_body: bytes
-    ended: str  # complete | aborted (client left) | cut (upstream broke off) | error (the gateway's own answer)
+    ended: (
+        str  # complete | aborted (client left) | cut (upstream broke off) | error (the gateway's own answer)
+    )
     error: str = ""  # X-Gateway-Error of the gateway's own answer
     request_inference_length: int = -1  # Inference-Header-Content-Length of the Open Inference Protocol
     response_inference_length: int = -1
@@ -88,4 +90,5 @@ def encode(record: Record) -> bytes:
 
 def decode(data: bytes | memoryview) -> Record:
     """The record in `data`; `msgspec.DecodeError` when it is none (also for a field of the wrong type)."""
-    return _decoder.decode(data)
+    record: Record = _decoder.decode(data)
+    return record

@@ -46,7 +46,9 @@ class Counts:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.pwrite(self._file, bytes(COUNTS_SIZE), 0)  # written, not sparse: a mapped hole on a full disk would kill us
+            os.pwrite(
+                self._file, bytes(COUNTS_SIZE), 0
+            )  # written, not sparse: a mapped hole on a full disk would kill us
             self._map = mmap.mmap(self._file, COUNTS_SIZE)
         except OSError:
             if self._file is not None:
@@ -65,7 +67,9 @@ class Counts:
         if isinstance(self._map, mmap.mmap):
             self._map.close()
         if self._file is not None:
-            os.close(self._file)  # gives the lock back: whoever reads the journal now knows that no more will come
+            os.close(
+                self._file
+            )  # gives the lock back: whoever reads the journal now knows that no more will come
 
 
 class Writer:
@@ -137,7 +141,9 @@ class Writer:
     def append_or_raise(self, record: Record, kind: str) -> None:
         """For a caller that may answer "try again": `JournalFullError` when the record could not be kept."""
         if not self.append(record, kind):
-            raise JournalFullError("the journal cannot take another record; free disk space or raise journal.max_bytes")
+            raise JournalFullError(
+                "the journal cannot take another record; free disk space or raise journal.max_bytes"
+            )
 
     def _undo(self, written: int) -> bool:
         """The disk took only a part: cut it off, so that the next entry begins where a reader expects it."""
@@ -167,7 +173,9 @@ class Writer:
                 raise OSError("journal.max_bytes reached")
             name = segment_name(self.name, self._segment + 1)
             self._file = os.open(
-                self._directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
+                self._directory / name,
+                os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC,
+                0o600,
             )
             self._segment += 1
             if os.write(self._file, MAGIC) != len(MAGIC):
@@ -197,7 +205,7 @@ class Writer:
         """Wait until what was appended is as safe as the policy asks."""
         if self.always:
             done = asyncio.get_running_loop().create_future()
-            self.when_durable(lambda: done.done() or done.set_result(None))
+            self.when_durable(lambda: None if done.done() else done.set_result(None))
             await done
 
     def _start_group_commit(self) -> None:

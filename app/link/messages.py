@@ -122,12 +122,14 @@ def frame(message: Upward | Downward) -> bytes:
 
 def decode_upward(body: bytes) -> Upward:
     """`msgspec.DecodeError` when it is none."""
-    return _upward.decode(body)
+    message: Upward = _upward.decode(body)
+    return message
 
 
 def decode_downward(body: bytes) -> Downward:
     """`msgspec.DecodeError` when it is none."""
-    return _downward.decode(body)
+    message: Downward = _downward.decode(body)
+    return message
 
 
 class Frames:

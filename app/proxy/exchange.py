@@ -19,7 +19,12 @@ from app.proxy.request import Request, RequestHead
 from app.proxy.upstream import Attempt
 
 CLIENT_LEFT = 499
-ERRORS = {"timeout": "upstream_timeout", "unreachable": "upstream_unreachable", "protocol": "upstream_protocol", "cut": "upstream_protocol"}
+ERRORS = {
+    "timeout": "upstream_timeout",
+    "unreachable": "upstream_unreachable",
+    "protocol": "upstream_protocol",
+    "cut": "upstream_protocol",
+}
 STATUS_OF = {"timeout": 504, "unreachable": 502, "protocol": 502, "cut": 502}
 
 
@@ -69,7 +74,11 @@ def request_framing(request: Request) -> bytes:
     """How the body is framed towards the server: as it came, but for chunk boundaries."""
     if request.length < 0:
         return b"Transfer-Encoding: chunked\r\n"
-    if request.length == 0 and request.method in (b"GET", b"HEAD", b"OPTIONS", b"DELETE") and b"content-length" not in request.named:
+    if (
+        request.length == 0
+        and request.method in (b"GET", b"HEAD", b"OPTIONS", b"DELETE")
+        and b"content-length" not in request.named
+    ):
         return b""
     return b"Content-Length: %d\r\n" % request.length
 
@@ -77,7 +86,17 @@ def request_framing(request: Request) -> bytes:
 class Relay:
     """What an exchange and a passage share: the answer's way back, streamed or whole, and the request body's way there."""
 
-    __slots__ = ("attempt", "captured", "captured_size", "chunked", "client", "ended", "head_sent", "plane", "request")
+    __slots__ = (
+        "attempt",
+        "captured",
+        "captured_size",
+        "chunked",
+        "client",
+        "ended",
+        "head_sent",
+        "plane",
+        "request",
+    )
 
     def __init__(self, plane: Plane, client: Client, request: Request) -> None:
         self.plane = plane
@@ -168,9 +187,23 @@ class Relay:
 class Exchange(Relay):
     """A request for a model."""
 
-    __slots__ = ("assignment", "created", "extra_s", "forced", "head", "id", "id_text", "own", "role", "served", "version")
+    __slots__ = (
+        "assignment",
+        "created",
+        "extra_s",
+        "forced",
+        "head",
+        "id",
+        "id_text",
+        "own",
+        "role",
+        "served",
+        "version",
+    )
 
-    def __init__(self, plane: Plane, served: Served, client: Client, request: Request, forced: str | None) -> None:
+    def __init__(
+        self, plane: Plane, served: Served, client: Client, request: Request, forced: str | None
+    ) -> None:
         super().__init__(plane, client, request)
         self.served = served
         self.forced = forced
@@ -196,7 +229,10 @@ class Exchange(Relay):
         self.own = b""
         plane.inflight += 1
         self.head = RequestHead(
-            request, served.strip, client.peer.encode(), bool(plane.server.trusted_proxies) and plane.trusts(client.peer),
+            request,
+            served.strip,
+            client.peer.encode(),
+            bool(plane.server.trusted_proxies) and plane.trusts(client.peer),
             b"X-Prediction-Id: " + self.id_text.encode() + b"\r\n",
         )
 
@@ -216,7 +252,15 @@ class Exchange(Relay):
             body, framing = request.body(), request_framing(request)
             if request.length < 0 and body:
                 body = b"%x\r\n%b\r\n" % (len(body), body)
-        self.attempt = Attempt(self.served.upstreams[version], self, request.method, self.head, framing, body, open_body=open_body)
+        self.attempt = Attempt(
+            self.served.upstreams[version],
+            self,
+            request.method,
+            self.head,
+            framing,
+            body,
+            open_body=open_body,
+        )
         self.attempt.upstream.start(self.attempt)
 
     # ---- from the model server
@@ -293,14 +337,25 @@ class Exchange(Relay):
         served.track(self.version, "canary", False).record(answer_status(attempt), True, seconds)
         served.observe(self.version, True, seconds * 1000.0, attempt.ended_at)
         self.plane.journal.append(
-            shadow_record(self.id, self.request.at_ns, served.name, self.version, "failed", attempt, self.plane.capture_bytes), "shadow"
+            shadow_record(
+                self.id,
+                self.request.at_ns,
+                served.name,
+                self.version,
+                "failed",
+                attempt,
+                self.plane.capture_bytes,
+            ),
+            "shadow",
         )
         self.extra_s = seconds
         self._send(served.flags.production, "fallback")
 
     # ---- the end
 
-    def _settle(self, attempt: Attempt, status: int, is_error: bool, body: bytes, ended: str, error: str) -> None:
+    def _settle(
+        self, attempt: Attempt, status: int, is_error: bool, body: bytes, ended: str, error: str
+    ) -> None:
         """Count and journal, before the last byte leaves."""
         served = self.served
         seconds = attempt.ended_at - attempt.started_at
@@ -316,7 +371,6 @@ class Exchange(Relay):
         served = self.served
         assignment = self.assignment
         flags = served.flags
-        named = request.named
         cap = self.plane.capture_bytes
         request_body = request.body()
         if len(request_body) > cap:
@@ -325,7 +379,11 @@ class Exchange(Relay):
             body = body[:cap]
         if served.redaction is not None:
             request_body, body = served.redaction.bodies(
-                request_body, request.text(b"content-type"), request.text(b"content-encoding"), body, request.size > cap
+                request_body,
+                request.text(b"content-type"),
+                request.text(b"content-encoding"),
+                body,
+                request.size > cap,
             )
         routing_key = None
         if assignment.bucket != NO_BUCKET:
@@ -404,7 +462,14 @@ def answer_status(attempt: Attempt) -> int:
 
 
 def shadow_record(
-    prediction_id: bytes, at_ns: int, model: str, version: str, role: str, attempt: Attempt, cap: int, body: bytes | None = None
+    prediction_id: bytes,
+    at_ns: int,
+    model: str,
+    version: str,
+    role: str,
+    attempt: Attempt,
+    cap: int,
+    body: bytes | None = None,
 ) -> ShadowRecord:
     """Another version's answer (or failure) as the journal keeps it."""
     if body is None:
@@ -440,7 +505,15 @@ class Passage(Relay):
         if request.length < 0 and not open_body:
             body += b"0\r\n\r\n"
         head = RequestHead(request, 0, self.client.peer.encode(), self.plane.trusts(self.client.peer), b"")
-        self.attempt = Attempt(self.plane.control, self, request.method, head, request_framing(request), body, open_body=open_body)
+        self.attempt = Attempt(
+            self.plane.control,
+            self,
+            request.method,
+            head,
+            request_framing(request),
+            body,
+            open_body=open_body,
+        )
         self.attempt.upstream.start(self.attempt)
 
     def progressed(self, attempt: Attempt) -> None:
@@ -453,7 +526,9 @@ class Passage(Relay):
             if self.chunked:
                 out += b"0\r\n\r\n"
         else:
-            out = answer_head(attempt, b"Via: " + VIA + b"\r\n", self.framing(attempt, whole=True), not self.keeps)
+            out = answer_head(
+                attempt, b"Via: " + VIA + b"\r\n", self.framing(attempt, whole=True), not self.keeps
+            )
             if not self.bodyless(attempt):
                 out += b"".join(attempt.parts)
         self.ended = True

@@ -55,7 +55,9 @@ VIA = b"1.1 model-gateway"
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _ZERO_TRACE, _ZERO_SPAN = b"0" * 32, b"0" * 16
 
-STATUS_LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
+STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
+}
 
 
 def status_line(status: int) -> bytes:
@@ -79,25 +81,52 @@ def carry_on(traceparent: bytes) -> bytes | None:
 PROBLEMS: dict[str, tuple[int, str, str]] = {
     "no_route": (404, "No route", "No model matches this request; GET /admin/models lists what is served."),
     "payload_too_large": (413, "Payload too large", "The body is larger than server.max_body_bytes."),
-    "headers_too_large": (431, "Request header fields too large", "The request head is larger than server.max_header_bytes."),
+    "headers_too_large": (
+        431,
+        "Request header fields too large",
+        "The request head is larger than server.max_header_bytes.",
+    ),
     "bad_request": (400, "Bad request", "The request is not valid HTTP/1.1."),
-    "overloaded": (503, "Overloaded", "The gateway takes no more requests right now; try again after Retry-After seconds."),
+    "overloaded": (
+        503,
+        "Overloaded",
+        "The gateway takes no more requests right now; try again after Retry-After seconds.",
+    ),
     "draining": (503, "Draining", "This gateway is shutting down; send the request again."),
-    "upstream_unreachable": (502, "Upstream unreachable", "The model server refused the connection or closed it without an answer."),
-    "upstream_timeout": (504, "Upstream timeout", "The model server did not answer within the version's timeout_s."),
+    "upstream_unreachable": (
+        502,
+        "Upstream unreachable",
+        "The model server refused the connection or closed it without an answer.",
+    ),
+    "upstream_timeout": (
+        504,
+        "Upstream timeout",
+        "The model server did not answer within the version's timeout_s.",
+    ),
     "upstream_protocol": (502, "Upstream protocol error", "The model server's answer is not valid HTTP/1.1."),
-    "forbidden": (403, "Forbidden", "X-Gateway-Version needs a token with scope operate in X-Gateway-Token or Authorization."),
-    "control_unavailable": (503, "Control process unavailable", "Model traffic goes on; try this call again after Retry-After seconds."),
+    "forbidden": (
+        403,
+        "Forbidden",
+        "X-Gateway-Version needs a token with scope operate in X-Gateway-Token or Authorization.",
+    ),
+    "control_unavailable": (
+        503,
+        "Control process unavailable",
+        "Model traffic goes on; try this call again after Retry-After seconds.",
+    ),
     "timeout": (408, "Request timeout", "The request did not arrive within server.receive_timeout_s."),
 }
 RETRY = frozenset(("overloaded", "draining", "control_unavailable"))
 
 
-def problem(error: str, detail: str = "", *, close: bool = False, extra: bytes = b"", head_only: bool = False) -> tuple[int, bytes]:
+def problem(
+    error: str, detail: str = "", *, close: bool = False, extra: bytes = b"", head_only: bool = False
+) -> tuple[int, bytes]:
     """Status and whole answer for one of the gateway's own errors. `extra` are further header lines, each with its CRLF."""
     status, title, remedy = PROBLEMS[error]
     body = json.dumps(
-        {"type": "about:blank", "title": title, "status": status, "detail": detail or remedy, "error": error}, ensure_ascii=True
+        {"type": "about:blank", "title": title, "status": status, "detail": detail or remedy, "error": error},
+        ensure_ascii=True,
     ).encode()
     lines = [
         status_line(status),

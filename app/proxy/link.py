@@ -142,8 +142,13 @@ class Link:
     def _send_totals(self, nonce: int) -> None:
         journal = self._journal
         series = list(self.plane.statistics.series())
-        series += [Series("gateway_journal_records_total", (kind,), count) for kind, count in journal.records.items()]
-        series += [Series("gateway_journal_dropped_total", (reason,), count) for reason, count in journal.dropped.items()]
+        series += [
+            Series("gateway_journal_records_total", (kind,), count) for kind, count in journal.records.items()
+        ]
+        series += [
+            Series("gateway_journal_dropped_total", (reason,), count)
+            for reason, count in journal.dropped.items()
+        ]
         series.append(Series("gateway_journal_fsync_errors_total", (), journal.fsync_errors))
         series.append(Series("gateway_inflight_requests", (), self.plane.inflight))
         self._send(Totals(series, nonce))

@@ -32,7 +32,20 @@ from app.proxy.request import Request
 from app.proxy.statistics import Statistics, Track
 from app.proxy.upstream import Upstream
 
-RESERVED = frozenset(("admin", "feedback", "predictions", "metrics", "healthz", "readyz", "openapi.json", "docs", "ofrep", "ui"))
+RESERVED = frozenset(
+    (
+        "admin",
+        "feedback",
+        "predictions",
+        "metrics",
+        "healthz",
+        "readyz",
+        "openapi.json",
+        "docs",
+        "ofrep",
+        "ui",
+    )
+)
 GUARD_STOP_S = 30.0
 WORSE_P = 1e-3  # `enforce_if_worse` acts below this
 
@@ -53,20 +66,33 @@ class Served:
         self.upstreams = self._upstreams(before, shadow=False)
         self.shadow_upstreams = self._upstreams(before, shadow=True)
         self.overhead = plane.statistics.overhead_of(model.name)
-        keep = before is not None and same and (before.flags.rollout_id, before.flags.candidate) == (flags.rollout_id, flags.candidate)
+        keep = (
+            before is not None
+            and same
+            and (before.flags.rollout_id, before.flags.candidate) == (flags.rollout_id, flags.candidate)
+        )
         self.windows: dict[str, HealthWindow] = before.windows if keep and before is not None else {}
-        self.stop = before.stop if keep and before is not None else GuardStop()
-        self.shadow_slots = before.shadow_slots if before is not None else {}
+        self.stop: GuardStop = before.stop if keep and before is not None else GuardStop()
         self.strip = len(model.match.path_prefix.rstrip("/")) if model.match.strip else 0
         self.shadow_versions = (
-            tuple(v for v in flags.shadow_versions if v in self.shadow_upstreams and v not in flags.disabled_versions)
+            tuple(
+                v
+                for v in flags.shadow_versions
+                if v in self.shadow_upstreams and v not in flags.disabled_versions
+            )
             if flags.shadow_enabled and model.shadow.sample > 0
             else ()
         )
         self.canary = flags.candidate if flags.canary_enabled and flags.canary_percent > 0 else None
-        self.json_key = compile_key_path(model.routing_key.name) if model.routing_key.source == "json" else None
-        self.key_header = model.routing_key.name.lower().encode("latin-1") if model.routing_key.source == "header" else None
-        self.redaction = Redaction.of(model.privacy, model.protocol) if model.privacy.drop or model.privacy.hash else None
+        self.json_key = (
+            compile_key_path(model.routing_key.name) if model.routing_key.source == "json" else None
+        )
+        self.key_header = (
+            model.routing_key.name.lower().encode("latin-1") if model.routing_key.source == "header" else None
+        )
+        self.redaction = (
+            Redaction.of(model.privacy, model.protocol) if model.privacy.drop or model.privacy.hash else None
+        )
         self._labels: dict[tuple[str, str], bytes] = {}
         self._tracks: dict[tuple[str, str, bool], Track] = {}
 
@@ -76,7 +102,11 @@ class Served:
         for version in self.model.versions:
             timeout = self.model.shadow.timeout_s if shadow else version.timeout_s
             kept = old.get(version.name)
-            if kept is not None and (kept.urls, kept.timeout_s, kept.connect_timeout_s) == (version.urls, timeout, version.connect_timeout_s):
+            if kept is not None and (kept.urls, kept.timeout_s, kept.connect_timeout_s) == (
+                version.urls,
+                timeout,
+                version.connect_timeout_s,
+            ):
                 made[version.name] = kept
             else:
                 made[version.name] = self.plane.upstream(version, timeout)
@@ -153,7 +183,9 @@ class Served:
         trips, reason = window.should_rollback()
         if not trips or self.stop.active(now):
             return
-        if self.model.guard.mode == "enforce_if_worse" and not self._worse(window, self.window(self.flags.production)):
+        if self.model.guard.mode == "enforce_if_worse" and not self._worse(
+            window, self.window(self.flags.production)
+        ):
             return
         self.stop.until = now + GUARD_STOP_S
         self.plane.guard_tripped(self, version, reason, window)
@@ -184,7 +216,9 @@ def fisher(bad_a: int, n_a: int, bad_b: int, n_b: int) -> float:
     """P(arm a has at least `bad_a` of all bad ones) when which are bad does not depend on the arm (hypergeometric tail)."""
     bad = bad_a + bad_b
     everything = math.comb(n_a + n_b, bad)
-    return sum(math.comb(n_a, k) * math.comb(n_b, bad - k) for k in range(bad_a, min(bad, n_a) + 1)) / everything
+    return (
+        sum(math.comb(n_a, k) * math.comb(n_b, bad - k) for k in range(bad_a, min(bad, n_a) + 1)) / everything
+    )
 
 
 class Plane:
@@ -208,7 +242,9 @@ class Plane:
         self.capture_bytes = capture_bytes
         self.control = control
         self.statistics = Statistics()
-        self.mirror: Callable[[Any, Any], None] = lambda exchange, attempt: None  # app.proxy.shadow puts itself here
+        self.mirror: Callable[[Any, Any], None] = lambda exchange, attempt: (
+            None
+        )  # app.proxy.shadow puts itself here
         self.ids = PredictionIds(os.urandom(32))
         self.wall_ns = wall_ns
         self.inflight = 0
@@ -218,7 +254,9 @@ class Plane:
         self.served: dict[str, Served] = {}
         self._auth = auth
         self._guard_listener = guard_listener
-        self._trusted = tuple(ipaddress.ip_network(network, strict=False) for network in server.trusted_proxies)
+        self._trusted = tuple(
+            ipaddress.ip_network(network, strict=False) for network in server.trusted_proxies
+        )
         self._routes: dict[str, list[Served]] = {}
         self._depths: tuple[int, ...] = ()
         self._tls: ssl.SSLContext | None = None
@@ -234,7 +272,11 @@ class Plane:
             now = flags.get(model.name)
             if now is None or model.version(now.production) is None:
                 now = initial(model)
-            served[model.name] = old if old is not None and old.model == model and old.flags == now else Served(self, model, now, old)
+            served[model.name] = (
+                old
+                if old is not None and old.model == model and old.flags == now
+                else Served(self, model, now, old)
+            )
         self._replace(served)
         for name, old in before.items():
             new = served.get(name)
@@ -263,7 +305,9 @@ class Plane:
         for one in served.values():
             routes.setdefault(_prefix(one.model), []).append(one)
         for listed in routes.values():  # the most particular first
-            listed.sort(key=lambda one: (one.model.match.host is None, -len(one.model.match.headers), one.name))
+            listed.sort(
+                key=lambda one: (one.model.match.host is None, -len(one.model.match.headers), one.name)
+            )
         self.served = served
         self._routes = routes
         self._depths = tuple(sorted({prefix.count("/") for prefix in routes}, reverse=True))
@@ -304,7 +348,10 @@ class Plane:
             host = request.host.decode("latin-1").lower()
             if host != match.host and host.rpartition(":")[0] != match.host:
                 return False
-        return all(request.named.get(name.encode()) == value.encode("latin-1", "replace") for name, value in match.headers)
+        return all(
+            request.named.get(name.encode()) == value.encode("latin-1", "replace")
+            for name, value in match.headers
+        )
 
     @staticmethod
     def reserved(request: Request) -> bool:
@@ -344,7 +391,14 @@ class Plane:
     def guard_tripped(self, served: Served, version: str, reason: str, window: HealthWindow) -> None:
         self._guard_listener.guard_tripped(
             GuardTrip(
-                served.name, version, served.flags.rollout_id, served.flags.revision, reason, window.requests, window.errors, self.wall_ns()
+                served.name,
+                version,
+                served.flags.rollout_id,
+                served.flags.revision,
+                reason,
+                window.requests,
+                window.errors,
+                self.wall_ns(),
             )
         )
 

@@ -32,8 +32,14 @@ def canonical_path(path: bytes) -> bytes:
         path = _UNRESERVED.sub(lambda found: unquote_to_bytes(found[0]), path)
         if b"%00" in path or b"%0a" in path.lower() or b"%0d" in path.lower():
             raise BadRequestError("bad_request", "The path contains an encoded control character.")
-    if (b"/." in path and any(segment in _DOTS for segment in path.split(b"/"))) or b"\\" in path or b"%5c" in path.lower():
-        raise BadRequestError("bad_request", "The path contains a dot segment or a backslash; send it resolved.")
+    if (
+        (b"/." in path and any(segment in _DOTS for segment in path.split(b"/")))
+        or b"\\" in path
+        or b"%5c" in path.lower()
+    ):
+        raise BadRequestError(
+            "bad_request", "The path contains a dot segment or a backslash; send it resolved."
+        )
     return path
 
 
@@ -46,8 +52,8 @@ class Request:
         "complete",
         "continue_expected",
         "head_size",
-        "hosts",
         "host",
+        "hosts",
         "http10",
         "keep_alive",
         "length",
@@ -119,14 +125,21 @@ class Request:
         others = [name for name in names if name not in (b"close", b"keep-alive", b"te", b"upgrade", b"")]
         if others:
             tail = self.tail
-            self.tail = [piece for at in range(0, len(tail), 4) if tail[at].lower() not in others for piece in tail[at : at + 4]]
+            self.tail = [
+                piece
+                for at in range(0, len(tail), 4)
+                if tail[at].lower() not in others
+                for piece in tail[at : at + 4]
+            ]
 
     def _frame(self, named: dict[bytes, bytes]) -> None:
         encoding = named.get(b"transfer-encoding")
         length = named.get(b"content-length")
         if encoding is not None:
             if encoding.lower() != b"chunked" or self.http10 or length is not None:
-                raise BadRequestError("bad_request", "Only Transfer-Encoding: chunked is understood, without Content-Length.")
+                raise BadRequestError(
+                    "bad_request", "Only Transfer-Encoding: chunked is understood, without Content-Length."
+                )
             self.length = -1
         elif length is not None:
             if not length.isdigit() or len(length) > 18:
@@ -137,9 +150,8 @@ class Request:
         target = self.target
         if not target.startswith(b"/"):
             target, host = self._absolute(target)
-        if host or not self.http10:
-            if _HOST.fullmatch(host) is None:
-                raise BadRequestError("bad_request", "The Host field is not a host.")
+        if (host or not self.http10) and _HOST.fullmatch(host) is None:
+            raise BadRequestError("bad_request", "The Host field is not a host.")
         self.host = host
         path, _, query = target.partition(b"?")
         if b"#" in target:
@@ -223,5 +235,16 @@ class RequestHead:
 
     def at(self, address: Address, framing: bytes) -> bytes:
         return b"".join(
-            (self._method, b" ", address.base, self._target, b" HTTP/1.1\r\nHost: ", address.authority, b"\r\n", self._lines, framing, b"\r\n")
+            (
+                self._method,
+                b" ",
+                address.base,
+                self._target,
+                b" HTTP/1.1\r\nHost: ",
+                address.authority,
+                b"\r\n",
+                self._lines,
+                framing,
+                b"\r\n",
+            )
         )

@@ -1,7 +1,7 @@
 """A client's connection: HTTP/1.1, strict, one answer at a time, with deadlines for whoever sends or reads too slowly.
 
-RFC 9112 with its choices for a server that others could smuggle through: one Host, no Content-Length beside Transfer-Encoding, no bare LF, no
-folded lines (httptools refuses those). Pipelined requests are answered in turn. Never parses a body.
+RFC 9112 with its choices for a server that others could smuggle through: one Host, no Content-Length beside Transfer-Encoding, no
+bare LF, no folded lines (httptools refuses those). Pipelined requests are answered in turn. Never parses a body.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class ServerProtocol(asyncio.Protocol):
         "_closing",
         "_connections",
         "_exchange",
-        "_paused",
         "_parser",
+        "_paused",
         "_queue",
         "_reading",
         "_unfinished",
@@ -57,7 +57,9 @@ class ServerProtocol(asyncio.Protocol):
         self._reading: Request | None = None  # the request whose head or body is arriving
         self._queue: deque[Request] = deque()  # complete requests that wait for their turn
         self._exchange: Exchange | Passage | None = None  # the request being answered
-        self._broken: BadRequestError | None = None  # what to answer once the turn comes; nothing is read any more
+        self._broken: BadRequestError | None = (
+            None  # what to answer once the turn comes; nothing is read any more
+        )
         self._unfinished = 0
         self._paused = False
         self._closing = False
@@ -79,13 +81,21 @@ class ServerProtocol(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._upgraded = True  # not spoken here: the request itself is answered, then the connection closes
+            self._upgraded = (
+                True  # not spoken here: the request itself is answered, then the connection closes
+            )
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self._break(cause if isinstance(cause, BadRequestError) else BadRequestError("bad_request", f"Not valid HTTP/1.1: {error}."))
+            self._break(
+                cause
+                if isinstance(cause, BadRequestError)
+                else BadRequestError("bad_request", f"Not valid HTTP/1.1: {error}.")
+            )
         else:
             reading = self._reading
-            if reading is not None and not reading.method:  # the parser keeps an unfinished field to itself: count what it was fed
+            if (
+                reading is not None and not reading.method
+            ):  # the parser keeps an unfinished field to itself: count what it was fed
                 self._unfinished += len(data)
                 if self._unfinished > self.plane.server.max_header_bytes:
                     self._break(BadRequestError("headers_too_large"))
@@ -233,7 +243,9 @@ class ServerProtocol(asyncio.Protocol):
             self._answer(request, 200, {"status": "alive"})
         elif request.path == b"/readyz":
             ready = plane.ready and not plane.draining
-            body: dict[str, object] = {"status": "ready" if ready else "draining" if plane.draining else "starting"}
+            body: dict[str, object] = {
+                "status": "ready" if ready else "draining" if plane.draining else "starting"
+            }
             if plane.dependencies_down:
                 body["degraded"] = plane.dependencies_down
             if ready and plane.dependencies_down:
@@ -246,10 +258,13 @@ class ServerProtocol(asyncio.Protocol):
     def _answer(self, request: Request, status: int, body: dict[str, object]) -> None:
         data = json.dumps(body).encode()
         close = b"" if request.keep_alive and request.complete else b"Connection: close\r\n"
-        head = b"%bContent-Type: application/json\r\nCache-Control: no-store\r\nContent-Length: %d\r\n%b\r\n" % (
-            status_line(status),
-            len(data),
-            close,
+        head = (
+            b"%bContent-Type: application/json\r\nCache-Control: no-store\r\nContent-Length: %d\r\n%b\r\n"
+            % (
+                status_line(status),
+                len(data),
+                close,
+            )
         )
         self.write(head if request.method == b"HEAD" else head + data)
         self._done(keep=not close)
@@ -314,7 +329,9 @@ class ServerProtocol(asyncio.Protocol):
         if not keep or self._upgraded:
             self._close()
         elif self._queue:
-            self.plane.loop.call_soon(self._next)  # not from here: a thousand pipelined requests are not a thousand frames
+            self.plane.loop.call_soon(
+                self._next
+            )  # not from here: a thousand pipelined requests are not a thousand frames
         elif self._broken is not None:
             self._answer_broken()
         else:
@@ -335,7 +352,9 @@ class ServerProtocol(asyncio.Protocol):
 
     def _close(self) -> None:
         self._closing = True
-        self.deadline = self.plane.loop.time() + self.plane.server.receive_timeout_s  # to take the rest of the answer
+        self.deadline = (
+            self.plane.loop.time() + self.plane.server.receive_timeout_s
+        )  # to take the rest of the answer
         self.transport.close()
 
     # ---- the sweeper's side

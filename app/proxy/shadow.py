@@ -12,7 +12,9 @@ from app.proxy.exchange import Exchange, answer_status, pair_of, shadow_record
 from app.proxy.plane import Plane, Served
 from app.proxy.upstream import Attempt
 
-MAX_ANSWER = 8 * 1024 * 1024  # a copy's answer beyond this is cut off: its server is not to be read for nothing
+MAX_ANSWER = (
+    8 * 1024 * 1024
+)  # a copy's answer beyond this is cut off: its server is not to be read for nothing
 MAX_PAIRS = 10_000  # between two publications
 
 
@@ -21,7 +23,9 @@ class Copy:
 
     __slots__ = ("_answer_size", "_body", "_canary", "at_ns", "id", "role", "served", "shadows", "version")
 
-    def __init__(self, shadows: Shadows, exchange: Exchange, version: str, role: str, canary: Attempt | None) -> None:
+    def __init__(
+        self, shadows: Shadows, exchange: Exchange, version: str, role: str, canary: Attempt | None
+    ) -> None:
         self.shadows = shadows
         self.served = exchange.served
         self.id = exchange.id
@@ -80,7 +84,9 @@ class Copy:
         body = b"".join(self._body)
         if self.served.redaction is not None:
             body = self.served.redaction.response(body)
-        return shadow_record(self.id, self.at_ns, self.served.name, self.version, self.role, attempt, plane.capture_bytes, body)
+        return shadow_record(
+            self.id, self.at_ns, self.served.name, self.version, self.role, attempt, plane.capture_bytes, body
+        )
 
 
 class Shadows:
@@ -102,7 +108,11 @@ class Shadows:
             for version in served.shadow_versions:
                 if version != exchange.version:
                     self._start(exchange, version, "shadow", None)
-        if exchange.role == "canary" and exchange.forced is None and self._within_control_budget(served, place):
+        if (
+            exchange.role == "canary"
+            and exchange.forced is None
+            and self._within_control_budget(served, place)
+        ):
             self._start(exchange, served.flags.production, "control", attempt)
 
     def _within_control_budget(self, served: Served, place: float) -> bool:
@@ -130,7 +140,9 @@ class Shadows:
         self.running[key] = running + 1
         copy = Copy(self, exchange, version, role, canary)
         framing = b"Content-Length: %d\r\n" % request.size if request.length else b""
-        attempt = Attempt(served.shadow_upstreams[version], copy, request.method, exchange.head, framing, request.body())
+        attempt = Attempt(
+            served.shadow_upstreams[version], copy, request.method, exchange.head, framing, request.body()
+        )
         attempt.upstream.start(attempt)
 
     def _drop(self, served: Served, version: str, reason: str) -> None:

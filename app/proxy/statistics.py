@@ -29,7 +29,19 @@ class Histogram:
 class Track:
     """One version of one model in one role."""
 
-    __slots__ = ("_seen", "codes", "duration", "errors", "evidence", "latency", "model", "requests", "role", "shared_errors", "version")
+    __slots__ = (
+        "_seen",
+        "codes",
+        "duration",
+        "errors",
+        "evidence",
+        "latency",
+        "model",
+        "requests",
+        "role",
+        "shared_errors",
+        "version",
+    )
 
     def __init__(self, model: str, version: str, role: str, *, evidence: bool) -> None:
         self.model = model
@@ -72,7 +84,11 @@ class Track:
             self.requests - requests,
             self.errors - errors,
             self.shared_errors - shared,
-            {bucket: count - latency.get(bucket, 0) for bucket, count in now.items() if count != latency.get(bucket, 0)},
+            {
+                bucket: count - latency.get(bucket, 0)
+                for bucket, count in now.items()
+                if count != latency.get(bucket, 0)
+            },
         )
         self._seen = (self.requests, self.errors, self.shared_errors, now)
         return tick
@@ -117,5 +133,5 @@ class Statistics:
             yield Series("gateway_request_duration_seconds", names, histogram.total, tuple(histogram.counts))
         for model, histogram in self.overhead.items():
             yield Series("gateway_overhead_seconds", (model,), histogram.total, tuple(histogram.counts))
-        for (name, *labels), count in self.counters.items():
-            yield Series(name, tuple(labels), count)
+        for key, count in self.counters.items():
+            yield Series(key[0], key[1:], count)

@@ -1,8 +1,8 @@
 """Connections to model servers: HTTP/1.1, kept alive, strict, with a deadline over the whole exchange.
 
-An `Attempt` is one request to one version. Its owner is told of progress, end or failure, once, by a plain call: no task and no future stand
-between. A request is never sent a second time once the server may have read a byte of it; only a refused connection is tried elsewhere.
-RFC 9112 sections 6 and 9 (framing, persistence), RFC 9110 section 9.2.2 (what may be repeated).
+An `Attempt` is one request to one version. Its owner is told of progress, end or failure, once, by a plain call: no task and no
+future stand between. A request is never sent a second time once the server may have read a byte of it; only a refused connection
+is tried elsewhere. RFC 9112 sections 6 and 9 (framing, persistence), RFC 9110 section 9.2.2 (what may be repeated).
 """
 
 from __future__ import annotations
@@ -111,7 +111,15 @@ class Attempt:
     )
 
     def __init__(
-        self, upstream: Upstream, owner: Owner, method: bytes, head: Head, framing: bytes, body: bytes, *, open_body: bool = False
+        self,
+        upstream: Upstream,
+        owner: Owner,
+        method: bytes,
+        head: Head,
+        framing: bytes,
+        body: bytes,
+        *,
+        open_body: bool = False,
     ) -> None:
         self.upstream = upstream
         self.owner = owner
@@ -262,7 +270,9 @@ class Connection(asyncio.Protocol):
             if not self._finished:
                 attempt.fail("cut" if attempt.head_complete else "protocol")
                 return
-            self._keep = False  # a whole answer with something behind it: serve it, never use the connection again
+            self._keep = (
+                False  # a whole answer with something behind it: serve it, never use the connection again
+            )
         # Told only now, outside the parser: the owner may start the next attempt on this very connection.
         if self._finished:
             self._end(attempt)
@@ -282,13 +292,30 @@ class Connection(asyncio.Protocol):
         attempt.connection = None
         if attempt.done:
             return
-        if attempt.head_complete and attempt.length < 0 and exc is None and b"transfer-encoding" not in attempt.named:
+        if (
+            attempt.head_complete
+            and attempt.length < 0
+            and exc is None
+            and b"transfer-encoding" not in attempt.named
+        ):
             attempt.complete()  # a body that ends with its connection (RFC 9112 section 6.3, case 8)
-        elif attempt.first_byte_at == 0.0 and self._reused and attempt.method in IDEMPOTENT and not attempt.retried and not self._body_open:
+        elif (
+            attempt.first_byte_at == 0.0
+            and self._reused
+            and attempt.method in IDEMPOTENT
+            and not attempt.retried
+            and not self._body_open
+        ):
             attempt.retried = True  # an idle connection that the server closed as we wrote
             self.endpoint.connect_for(attempt)
         else:
-            attempt.fail("cut" if attempt.head_complete else "unreachable" if attempt.first_byte_at == 0.0 else "protocol")
+            attempt.fail(
+                "cut"
+                if attempt.head_complete
+                else "unreachable"
+                if attempt.first_byte_at == 0.0
+                else "protocol"
+            )
 
     def pause_writing(self) -> None:
         if self.attempt is not None:
@@ -458,7 +485,11 @@ class Endpoint:
                 else:
                     context = self.upstream.tls if address.tls else None
                     await loop.create_connection(
-                        lambda: connection, address.host, address.port, ssl=context, server_hostname=address.host if address.tls else None
+                        lambda: connection,
+                        address.host,
+                        address.port,
+                        ssl=context,
+                        server_hostname=address.host if address.tls else None,
                     )
         except (OSError, TimeoutError, ssl.SSLError):
             self.down_until = loop.time() + EJECT_S
@@ -470,7 +501,9 @@ class Endpoint:
                 attempt.fail("unreachable")
             return
         self._connections.add(connection)
-        if attempt.done:  # its client left, or its time is up, while we connected: keep the connection for the next
+        if (
+            attempt.done
+        ):  # its client left, or its time is up, while we connected: keep the connection for the next
             self.release(connection)
         else:
             connection.begin(attempt, reused=False)
@@ -560,7 +593,7 @@ class Upstream:
     def other_than(self, endpoint: Endpoint) -> Endpoint | None:
         now = self.loop.time()
         others = [e for e in self.endpoints if e is not endpoint and e.down_until <= now]
-        return random.choice(others) if others else None
+        return random.choice(others) if others else None  # noqa: S311  # spreads load, guards nothing
 
     def sweep(self, now: float) -> None:
         for endpoint in self.endpoints:

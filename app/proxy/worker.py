@@ -60,7 +60,9 @@ def last_known(path: str, models: tuple[Model, ...]) -> tuple[list[Model], dict[
     result = []
     for model in models:
         have = {version.name for version in model.versions}
-        extra = tuple(version for name, version in known.versions if name == model.name and version.name not in have)
+        extra = tuple(
+            version for name, version in known.versions if name == model.name and version.name not in have
+        )
         result.append(replace(model, versions=model.versions + extra) if extra else model)
     return result, {flags.model: flags for flags in known.flags}
 
@@ -79,7 +81,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         journal = Writer(spec.journal, spec.slot)
         link = Link(spec.link_socket, Hello(spec.slot, os.getpid(), journal.name), journal, time.time)
-        control = Upstream(loop, (f"unix://{spec.api_socket}",), timeout_s=CONTROL_TIMEOUT_S, connect_timeout_s=1.0)
+        control = Upstream(
+            loop, (f"unix://{spec.api_socket}",), timeout_s=CONTROL_TIMEOUT_S, connect_timeout_s=1.0
+        )
         plane = Plane(
             loop,
             spec.server,
@@ -114,7 +118,9 @@ class Worker:
                 listener = socket.socket(fileno=descriptor)
                 listener.setblocking(False)
                 self._servers.append(
-                    await loop.create_server(lambda: ServerProtocol(plane, self.connections), sock=listener, backlog=BACKLOG)
+                    await loop.create_server(
+                        lambda: ServerProtocol(plane, self.connections), sock=listener, backlog=BACKLOG
+                    )
                 )
 
     async def _sweep(self, plane: Plane) -> None:
@@ -137,7 +143,7 @@ class Worker:
         for connection in list(self.connections):
             connection.drain()
         end = plane.loop.time() + self.spec.server.drain_s
-        while self.connections and plane.loop.time() < end:
+        while self.connections and plane.loop.time() < end:  # noqa: ASYNC110  # many ends, one deadline
             await asyncio.sleep(0.02)
         for connection in list(self.connections):
             connection.transport.abort()

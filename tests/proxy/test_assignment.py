@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from hashlib import sha256
+from itertools import pairwise
 
 import pytest
 
@@ -36,7 +37,9 @@ def canary(name: str, percent: float, salt: str = "rollout-1", **more: object) -
 
 @pytest.fixture(scope="module")
 def worker(upstream: MisbehavingUpstream) -> Iterator[RunningWorker]:
-    models = [model(upstream, f"at{percent}", RoutingKey("header", "X-User-Id")) for percent in (5, 10, 25, 50, 100)]
+    models = [
+        model(upstream, f"at{percent}", RoutingKey("header", "X-User-Id")) for percent in (5, 10, 25, 50, 100)
+    ]
     models += [
         model(upstream, "query", RoutingKey("query", "user")),
         model(upstream, "cookie", RoutingKey("cookie", "session")),
@@ -50,7 +53,9 @@ def worker(upstream: MisbehavingUpstream) -> Iterator[RunningWorker]:
         yield running
 
 
-async def test_the_canary_share_is_within_sampling_error_and_each_key_keeps_its_version(worker: RunningWorker) -> None:
+async def test_the_canary_share_is_within_sampling_error_and_each_key_keeps_its_version(
+    worker: RunningWorker,
+) -> None:
     requests = [post("/at5/ok", X_User_Id=KEYS[number % 1000]) for number in range(20_000)]
     answers = await load(worker.port, requests)
     assert [a.status for a in answers if a.status != 200] == []
@@ -68,8 +73,10 @@ async def test_a_ramp_only_moves_keys_towards_the_canary(worker: RunningWorker) 
     on_canary: list[set[str]] = []
     for percent in (5, 10, 25, 50, 100):
         await load(worker.port, [post(f"/at{percent}/ok", X_User_Id=key) for key in KEYS])
-        on_canary.append({str(r.routing_key) for r in worker.predictions(f"at{percent}") if r.version == "v2"})
-    for smaller, larger in zip(on_canary, on_canary[1:], strict=False):
+        on_canary.append(
+            {str(r.routing_key) for r in worker.predictions(f"at{percent}") if r.version == "v2"}
+        )
+    for smaller, larger in pairwise(on_canary):
         assert smaller < larger
     assert len(on_canary[-1]) == 1000
 
@@ -82,7 +89,9 @@ async def test_a_ramp_only_moves_keys_towards_the_canary(worker: RunningWorker) 
         ("field", lambda key: post("/field/ok", b'{"user": {"id": "%b"}, "x": 1}' % key.encode())),
     ],
 )
-async def test_the_key_may_stand_in_a_query_a_cookie_or_a_field(worker: RunningWorker, name: str, request_of: object) -> None:
+async def test_the_key_may_stand_in_a_query_a_cookie_or_a_field(
+    worker: RunningWorker, name: str, request_of: object
+) -> None:
     await load(worker.port, [request_of(key) for key in KEYS[:50] for _ in range(2)])  # type: ignore[operator]
     seen: dict[str, list[str]] = defaultdict(list)
     for record in worker.predictions(name):
@@ -114,7 +123,9 @@ async def test_a_version_is_forced_only_for_a_caller_with_scope_operate(worker: 
     assert [r.version for r in forced] == ["v3", "v3"]
 
 
-async def test_a_prediction_id_of_the_clients_is_not_taken(worker: RunningWorker, upstream: MisbehavingUpstream) -> None:
+async def test_a_prediction_id_of_the_clients_is_not_taken(
+    worker: RunningWorker, upstream: MisbehavingUpstream
+) -> None:
     mine = "01900000-0000-7000-8000-000000000000"
     (answer,) = await load(worker.port, [post("/at5/ok?mine", X_Prediction_Id=mine)])
     assert answer.headers["x-prediction-id"] != mine

@@ -10,7 +10,7 @@ from app.domain.flags import Flags
 from app.domain.model import Canary, ControlMirror, Guard, Match, Model, RoutingKey, Shadow, Version
 from tests.client import Answer, load, post
 from tests.misbehaving import MisbehavingUpstream
-from tests.worker import RunningWorker, eventually, running_worker
+from tests.worker import eventually, running_worker
 
 NO_CONTROL = Canary(control=ControlMirror(sample=0.0))
 GUARD_OFF = Guard(mode="off")
@@ -34,21 +34,52 @@ def refused() -> str:
         return server.url
 
 
-def model(name: str, good: str, bad: str, *, canary: Canary = NO_CONTROL, guard: Guard = GUARD_OFF, shadow: Shadow | None = None) -> Model:
+def model(
+    name: str,
+    good: str,
+    bad: str,
+    *,
+    canary: Canary = NO_CONTROL,
+    guard: Guard = GUARD_OFF,
+    shadow: Shadow | None = None,
+) -> Model:
     versions = (Version("v1", (good,), timeout_s=5.0), Version("v2", (bad,), timeout_s=0.3))
     key = RoutingKey("header", "X-User-Id")
-    return Model(name, "v1", versions, match=Match(f"/{name}"), routing_key=key, canary=canary, guard=guard, shadow=shadow or Shadow())
+    return Model(
+        name,
+        "v1",
+        versions,
+        match=Match(f"/{name}"),
+        routing_key=key,
+        canary=canary,
+        guard=guard,
+        shadow=shadow or Shadow(),
+    )
 
 
 def flags(name: str, percent: float = 50.0, shadows: tuple[str, ...] = ()) -> Flags:
-    return Flags(name, 1, "v1", "v2" if percent else None, percent, percent > 0, True, shadows, (), "salt", "r1" if percent else "")
+    return Flags(
+        name,
+        1,
+        "v1",
+        "v2" if percent else None,
+        percent,
+        percent > 0,
+        True,
+        shadows,
+        (),
+        "salt",
+        "r1" if percent else "",
+    )
 
 
 def roles(answers: list[Answer]) -> set[str]:
     return {a.headers["x-model-role"] for a in answers}
 
 
-@pytest.mark.parametrize("behaviour", ["error_500", "reset_before_headers", "bad_status_line", "hang", "two_content_lengths"])
+@pytest.mark.parametrize(
+    "behaviour", ["error_500", "reset_before_headers", "bad_status_line", "hang", "two_content_lengths"]
+)
 async def test_a_canary_that_fails_is_answered_from_production(
     good: MisbehavingUpstream, bad: MisbehavingUpstream, behaviour: str
 ) -> None:
@@ -73,7 +104,9 @@ async def test_an_unreachable_canary_is_answered_from_production(good: Misbehavi
         assert roles(answers) == {"fallback"}
 
 
-async def test_without_fallback_the_client_sees_what_the_canary_did(good: MisbehavingUpstream, bad: MisbehavingUpstream) -> None:
+async def test_without_fallback_the_client_sees_what_the_canary_did(
+    good: MisbehavingUpstream, bad: MisbehavingUpstream
+) -> None:
     bad.default = "error_500"
     canary = Canary(fallback="none", control=ControlMirror(sample=0.0))
     with running_worker([model("m", good.url, bad.url, canary=canary)], [flags("m", 100.0)]) as worker:
@@ -81,12 +114,16 @@ async def test_without_fallback_the_client_sees_what_the_canary_did(good: Misbeh
         assert (answer.status, answer.headers["x-model-role"]) == (500, "canary")
 
 
-async def test_a_canary_that_only_fails_is_stopped_by_the_workers_own_guard(good: MisbehavingUpstream, bad: MisbehavingUpstream) -> None:
+async def test_a_canary_that_only_fails_is_stopped_by_the_workers_own_guard(
+    good: MisbehavingUpstream, bad: MisbehavingUpstream
+) -> None:
     bad.default = "error_500"
     before = bad.count()
     guarded = model("m", good.url, bad.url, guard=Guard(mode="enforce_if_worse"))
     with running_worker([guarded], [flags("m", 50.0)]) as worker:
-        answers = await load(worker.port, [post("/m/predict", X_User_Id=f"u{n}") for n in range(400)], connections=4)
+        answers = await load(
+            worker.port, [post("/m/predict", X_User_Id=f"u{n}") for n in range(400)], connections=4
+        )
         assert {a.status for a in answers} == {200}
         # 20 requests fill the window's minimum; what was under way on the other connections may still follow.
         assert 20 <= bad.count() - before <= 20 + 4
@@ -103,19 +140,27 @@ async def test_an_incident_that_both_versions_share_does_not_trip_the_guard(bad:
         assert bad.count() - before > 200  # canary and fallback both
 
 
-@pytest.mark.parametrize("behaviour", ["hang", "reset_before_headers", "error_500", "bad_status_line", "huge_header", "drip"])
-async def test_a_shadow_that_fails_changes_no_answer(good: MisbehavingUpstream, bad: MisbehavingUpstream, behaviour: str) -> None:
+@pytest.mark.parametrize(
+    "behaviour", ["hang", "reset_before_headers", "error_500", "bad_status_line", "huge_header", "drip"]
+)
+async def test_a_shadow_that_fails_changes_no_answer(
+    good: MisbehavingUpstream, bad: MisbehavingUpstream, behaviour: str
+) -> None:
     bad.default = behaviour
     shadowed = model("m", good.url, bad.url, shadow=Shadow(timeout_s=0.3, max_concurrency=8))
     with running_worker([shadowed], [flags("m", 0.0, ("v2",))]) as worker:
         answers = await load(worker.port, [post("/m/predict", X_User_Id=f"u{n}") for n in range(100)])
-        assert {(a.status, a.headers["x-model-version"], a.body) for a in answers} == {(200, "v1", answers[0].body)}
+        assert {(a.status, a.headers["x-model-version"], a.body) for a in answers} == {
+            (200, "v1", answers[0].body)
+        }
         assert len(answers) == 100
         copies = eventually(lambda: worker.shadows("m"), what="a shadow record")
         assert {r.version for r in copies} == {"v2"}  # type: ignore[attr-defined]
 
 
-async def test_a_shadow_that_answers_without_end_is_cut_off(good: MisbehavingUpstream, bad: MisbehavingUpstream) -> None:
+async def test_a_shadow_that_answers_without_end_is_cut_off(
+    good: MisbehavingUpstream, bad: MisbehavingUpstream
+) -> None:
     bad.default = "long_body"
     shadowed = model("m", good.url, bad.url, shadow=Shadow(timeout_s=5.0))
     with running_worker([shadowed], [flags("m", 0.0, ("v2",))]) as worker:
@@ -127,7 +172,9 @@ async def test_a_shadow_that_answers_without_end_is_cut_off(good: MisbehavingUps
         bad.wait_until(lambda server: server.open_connections == 0)
 
 
-async def test_shadows_beyond_their_bound_are_not_sent(good: MisbehavingUpstream, bad: MisbehavingUpstream) -> None:
+async def test_shadows_beyond_their_bound_are_not_sent(
+    good: MisbehavingUpstream, bad: MisbehavingUpstream
+) -> None:
     bad.default = "hang"
     before = bad.count()
     shadowed = model("m", good.url, bad.url, shadow=Shadow(timeout_s=20.0, max_concurrency=3))
@@ -138,7 +185,9 @@ async def test_shadows_beyond_their_bound_are_not_sent(good: MisbehavingUpstream
         assert bad.count() - before == 3
 
 
-async def test_each_shadow_gets_the_bytes_that_production_got(good: MisbehavingUpstream, bad: MisbehavingUpstream) -> None:
+async def test_each_shadow_gets_the_bytes_that_production_got(
+    good: MisbehavingUpstream, bad: MisbehavingUpstream
+) -> None:
     bad.default = "ok"
     body = b'{"x": NaN, "x": 1e999, "\xff": "\\ud800"}'
     with running_worker([model("m", good.url, bad.url)], [flags("m", 0.0, ("v2",))]) as worker:

@@ -30,7 +30,9 @@ def worker(upstream: MisbehavingUpstream) -> Iterator[RunningWorker]:
     models = [
         Model("m", "v1", (Version("v1", (upstream.url,)),), match=Match("/m", strip=True)),
         Model("hosted", "v1", (Version("v1", (upstream.url,)),), match=Match("/h", host="models.example")),
-        Model("headed", "v1", (Version("v1", (upstream.url,)),), match=Match("/h", headers=(("x-tenant", "a"),))),
+        Model(
+            "headed", "v1", (Version("v1", (upstream.url,)),), match=Match("/h", headers=(("x-tenant", "a"),))
+        ),
         Model("deep", "v1", (Version("v1", (upstream.url,)),), match=Match("/m/deep/er")),
     ]
     policy = ServerPolicy(receive_timeout_s=1.0, max_header_bytes=16_384, max_body_bytes=1_000_000)
@@ -44,9 +46,15 @@ TAKEN = {
     "no body": b"POST /m/echo HTTP/1.1\r\n" + H + b"Content-Length: 0\r\n\r\n",
     "get": b"GET /m/echo HTTP/1.1\r\n" + H + b"\r\n",
     "chunked": b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-    "chunk extension": b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\n\r\n",
-    "trailers": b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-T: 1\r\n\r\n",
-    "upper-case coding": b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: Chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "chunk extension": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Transfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\n\r\n",
+    "trailers": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-T: 1\r\n\r\n",
+    "upper-case coding": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Transfer-Encoding: Chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
     "1.0 without host": b"GET /m/echo HTTP/1.0\r\n\r\n",
     "1.0 with length": b"POST /m/echo HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}",
     "absolute form": b"GET http://elsewhere/m/echo HTTP/1.1\r\n" + H + b"\r\n",
@@ -65,27 +73,53 @@ TAKEN = {
     "same length again": b"GET /m/echo HTTP/1.1\r\n" + H + b"X-A: 1\r\nX-A: 2\r\n\r\n",
 }
 HOSTILE = {
-    "length and coding (9112 6.1)": b"POST /m/echo HTTP/1.1\r\n" + H + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "coding and length": b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n",
+    "length and coding (9112 6.1)": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "coding and length": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n",
     "two lengths": b"POST /m/echo HTTP/1.1\r\n" + H + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-    "same length twice": b"POST /m/echo HTTP/1.1\r\n" + H + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+    "same length twice": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
     "length list": b"POST /m/echo HTTP/1.1\r\n" + H + b"Content-Length: 2, 2\r\n\r\n{}",
     "signed length": b"POST /m/echo HTTP/1.1\r\n" + H + b"Content-Length: +2\r\n\r\n{}",
     "negative length": b"POST /m/echo HTTP/1.1\r\n" + H + b"Content-Length: -2\r\n\r\n{}",
     "hexadecimal length": b"POST /m/echo HTTP/1.1\r\n" + H + b"Content-Length: 0x2\r\n\r\n{}",
-    "length too long": b"POST /m/echo HTTP/1.1\r\n" + H + b"Content-Length: 99999999999999999999999\r\n\r\n{}",
+    "length too long": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Content-Length: 99999999999999999999999\r\n\r\n{}",
     "empty length": b"POST /m/echo HTTP/1.1\r\n" + H + b"Content-Length: \r\n\r\n{}",
-    "coding twice (TE.TE)": b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
-    "coding not last": b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
-    "coding before chunked": b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-    "coding with vertical tab": b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+    "coding twice (TE.TE)": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+    "coding not last": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+    "coding before chunked": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "coding with vertical tab": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
     "unknown coding": b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: x\r\n\r\n",
     "coding in 1.0": b"POST /m/echo HTTP/1.0\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "bad chunk size": b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\nx\r\n{}\r\n0\r\n\r\n",
-    "negative chunk size": b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n",
-    "prefixed chunk size": b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n",
-    "chunk longer than said": b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{}\r\n0\r\n\r\n",
-    "chunk size overflow": b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n{}\r\n0\r\n\r\n",
+    "bad chunk size": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Transfer-Encoding: chunked\r\n\r\nx\r\n{}\r\n0\r\n\r\n",
+    "negative chunk size": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Transfer-Encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n",
+    "prefixed chunk size": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Transfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n",
+    "chunk longer than said": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{}\r\n0\r\n\r\n",
+    "chunk size overflow": b"POST /m/echo HTTP/1.1\r\n"
+    + H
+    + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n{}\r\n0\r\n\r\n",
     "bare LF in head": b"POST /m/echo HTTP/1.1\nHost: t\n\n",
     "bare LF after field": b"GET /m/echo HTTP/1.1\r\nHost: t\nX: y\r\n\r\n",
     "bare CR in field": b"GET /m/echo HTTP/1.1\r\n" + H + b"X-A: a\rb\r\n\r\n",
@@ -133,7 +167,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", TAKEN)
-def test_a_valid_request_is_answered_and_goes_on_once(worker: RunningWorker, upstream: MisbehavingUpstream, case: str) -> None:
+def test_a_valid_request_is_answered_and_goes_on_once(
+    worker: RunningWorker, upstream: MisbehavingUpstream, case: str
+) -> None:
     before = upstream.count()
     with worker.connect() as client:
         client.sendall(TAKEN[case])
@@ -143,7 +179,9 @@ def test_a_valid_request_is_answered_and_goes_on_once(worker: RunningWorker, ups
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_hostile_request_is_refused_closed_and_never_goes_on(worker: RunningWorker, upstream: MisbehavingUpstream, case: str) -> None:
+def test_a_hostile_request_is_refused_closed_and_never_goes_on(
+    worker: RunningWorker, upstream: MisbehavingUpstream, case: str
+) -> None:
     before = upstream.count()
     answer = worker.raw(HOSTILE[case] + b"GET /m/echo?smuggled HTTP/1.1\r\n" + H + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 400 "), answer[:80]
@@ -153,9 +191,13 @@ def test_a_hostile_request_is_refused_closed_and_never_goes_on(worker: RunningWo
     assert upstream.count() == before
 
 
-def test_pipelined_requests_are_answered_in_turn_and_go_on_once_each(worker: RunningWorker, upstream: MisbehavingUpstream) -> None:
+def test_pipelined_requests_are_answered_in_turn_and_go_on_once_each(
+    worker: RunningWorker, upstream: MisbehavingUpstream
+) -> None:
     before = upstream.count()
-    requests = b"".join(b"POST /m/echo HTTP/1.1\r\n" + H + b"Content-Length: 5\r\n\r\n%05d" % n for n in range(200))
+    requests = b"".join(
+        b"POST /m/echo HTTP/1.1\r\n" + H + b"Content-Length: 5\r\n\r\n%05d" % n for n in range(200)
+    )
     last = b"POST /m/echo HTTP/1.1\r\n" + H + b"Connection: close\r\nContent-Length: 4\r\n\r\nlast"
     answer = worker.raw(requests + last)
     bodies = [part[-5:] for part in answer.split(b"HTTP/1.1 200 OK")[1:-1]]
@@ -173,7 +215,9 @@ def test_a_request_may_come_byte_by_byte(worker: RunningWorker) -> None:
 
 def test_a_client_that_expects_100_continue_gets_it(worker: RunningWorker) -> None:
     with worker.connect() as client:
-        client.sendall(b"POST /m/echo HTTP/1.1\r\n" + H + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        client.sendall(
+            b"POST /m/echo HTTP/1.1\r\n" + H + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        )
         assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.sendall(b"{}")
         assert read_answer(client).endswith(b"{}")
@@ -184,7 +228,10 @@ def test_a_client_that_expects_100_continue_gets_it(worker: RunningWorker) -> No
     [
         (b"POST /m/echo HTTP/1.1\r\n" + H + b"Content-Length: 1000001\r\n\r\n", 413, b"payload_too_large"),
         (
-            b"POST /m/echo HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n" + (b"fffff\r\n" + b"x" * 0xFFFFF + b"\r\n"),
+            b"POST /m/echo HTTP/1.1\r\n"
+            + H
+            + b"Transfer-Encoding: chunked\r\n\r\n"
+            + (b"fffff\r\n" + b"x" * 0xFFFFF + b"\r\n"),
             413,
             b"payload_too_large",
         ),
@@ -200,7 +247,9 @@ def test_a_client_that_expects_100_continue_gets_it(worker: RunningWorker) -> No
         (b"GET /%61dmin/models HTTP/1.1\r\n" + H + b"Connection: close\r\n\r\n", 503, b"control_unavailable"),
     ],
 )
-def test_what_cannot_be_served_is_a_problem_that_says_so(worker: RunningWorker, request_bytes: bytes, status: int, error: bytes) -> None:
+def test_what_cannot_be_served_is_a_problem_that_says_so(
+    worker: RunningWorker, request_bytes: bytes, status: int, error: bytes
+) -> None:
     answer = worker.raw(request_bytes)
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert b"\r\nX-Gateway-Error: " + error in answer
@@ -218,7 +267,9 @@ def test_what_cannot_be_served_is_a_problem_that_says_so(worker: RunningWorker, 
         (b"GET /h/echo HTTP/1.1\r\nHost: t\r\nX-Tenant: b\r\n", None),
     ],
 )
-def test_the_most_particular_model_answers(worker: RunningWorker, request_bytes: bytes, model: str | None) -> None:
+def test_the_most_particular_model_answers(
+    worker: RunningWorker, request_bytes: bytes, model: str | None
+) -> None:
     answer = worker.raw(request_bytes + b"Connection: close\r\n\r\n")
     if model is None:
         assert b"no_route" in answer
@@ -246,14 +297,21 @@ def test_a_request_that_does_not_arrive_ends_with_its_connection(worker: Running
         assert time.monotonic() - begun < 5.0
 
 
-def test_fields_named_by_connection_and_the_gateways_own_do_not_go_on(worker: RunningWorker, upstream: MisbehavingUpstream) -> None:
+def test_fields_named_by_connection_and_the_gateways_own_do_not_go_on(
+    worker: RunningWorker, upstream: MisbehavingUpstream
+) -> None:
     worker.raw(
-        b"GET /m/echo?fields HTTP/1.1\r\n" + H + b"Connection: close, X-Secret\r\nX-Secret: 1\r\nKeep-Alive: 1\r\nProxy-Authorization: x\r\n"
+        b"GET /m/echo?fields HTTP/1.1\r\n"
+        + H
+        + b"Connection: close, X-Secret\r\nX-Secret: 1\r\nKeep-Alive: 1\r\nProxy-Authorization: x\r\n"
         b"X-Gateway-Token: x\r\nX-Kept: yes\r\nX-Forwarded-For: 6.6.6.6\r\nX-Request-Id: r-1\r\n"
         b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\ntracestate: a=b\r\nVia: 1.0 fred\r\n\r\n"
     )
     received = next(r for r in upstream.requests if r.target == "/echo?fields")
-    assert [received.header(name) for name in ("x-secret", "keep-alive", "proxy-authorization", "x-gateway-token", "connection")] == [None] * 5
+    assert [
+        received.header(name)
+        for name in ("x-secret", "keep-alive", "proxy-authorization", "x-gateway-token", "connection")
+    ] == [None] * 5
     assert received.header("x-kept") == "yes"
     assert received.header("x-request-id") == "r-1"
     assert received.header("x-forwarded-for") == "127.0.0.1"
@@ -269,13 +327,28 @@ def test_fields_named_by_connection_and_the_gateways_own_do_not_go_on(worker: Ru
 
 @pytest.mark.parametrize("size", [10, 65_536, 65_537, 900_000])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_bodies_of_any_size_go_through_byte_for_byte(worker: RunningWorker, upstream: MisbehavingUpstream, size: int, chunked: bool) -> None:
+def test_bodies_of_any_size_go_through_byte_for_byte(
+    worker: RunningWorker, upstream: MisbehavingUpstream, size: int, chunked: bool
+) -> None:
     body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     if chunked:
-        pieces = b"".join(b"%x\r\n%b\r\n" % (len(body[at : at + 7777]), body[at : at + 7777]) for at in range(0, size, 7777))
-        request = b"POST /m/echo HTTP/1.1\r\n" + H + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + pieces + b"0\r\n\r\n"
+        pieces = b"".join(
+            b"%x\r\n%b\r\n" % (len(body[at : at + 7777]), body[at : at + 7777]) for at in range(0, size, 7777)
+        )
+        request = (
+            b"POST /m/echo HTTP/1.1\r\n"
+            + H
+            + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + pieces
+            + b"0\r\n\r\n"
+        )
     else:
-        request = b"POST /m/echo HTTP/1.1\r\n" + H + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size + body
+        request = (
+            b"POST /m/echo HTTP/1.1\r\n"
+            + H
+            + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size
+            + body
+        )
     answer = worker.raw(request)
     assert answer.partition(b"\r\n\r\n")[2] == body
 

@@ -39,7 +39,15 @@ NOT_HTTP = [
 ]
 TOO_SLOW = ["drip_head", "hang", "hang_in_head", "interim_for_ever", "slow"]
 NO_ANSWER = ["close_before_headers", "reset_before_headers"]
-CUT = ["close_before_last_chunk", "close_mid_body", "drip", "hang_in_body", "reset_mid_body", "reset_mid_chunk", "reset_mid_long_body"]
+CUT = [
+    "close_before_last_chunk",
+    "close_mid_body",
+    "drip",
+    "hang_in_body",
+    "reset_mid_body",
+    "reset_mid_chunk",
+    "reset_mid_long_body",
+]
 RIGHT = {
     "body_on_204": 204,
     "body_on_304": 304,
@@ -68,7 +76,12 @@ def upstream() -> Iterator[MisbehavingUpstream]:
 @pytest.fixture(scope="module")
 def worker(upstream: MisbehavingUpstream) -> Iterator[RunningWorker]:
     model = Model("m", "v1", (Version("v1", (upstream.url,), timeout_s=0.5),), match=Match("/m", strip=True))
-    patient = Model("patient", "v1", (Version("v1", (upstream.url,), timeout_s=30.0),), match=Match("/patient", strip=True))
+    patient = Model(
+        "patient",
+        "v1",
+        (Version("v1", (upstream.url,), timeout_s=30.0),),
+        match=Match("/patient", strip=True),
+    )
     with running_worker([model, patient]) as running:
         yield running
 
@@ -76,7 +89,10 @@ def worker(upstream: MisbehavingUpstream) -> Iterator[RunningWorker]:
 def ask(worker: RunningWorker, behaviour: str, *, keep: bool = False) -> tuple[int, bytes, bytes]:
     """(status, head, body) of one POST."""
     connection = b"" if keep else b"Connection: close\r\n"
-    request = b"POST /m/%b HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n%b\r\n{}" % (behaviour.encode(), connection)
+    request = b"POST /m/%b HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n%b\r\n{}" % (
+        behaviour.encode(),
+        connection,
+    )
     head, _, body = worker.raw(request).partition(b"\r\n\r\n")
     return int(head.split(b" ")[1]), head, body
 
@@ -99,7 +115,9 @@ def test_an_answer_that_is_not_http_is_502_and_its_connection_is_not_used_again(
 
 
 @pytest.mark.parametrize("behaviour", TOO_SLOW)
-def test_no_answer_within_the_deadline_is_504(worker: RunningWorker, upstream: MisbehavingUpstream, behaviour: str) -> None:
+def test_no_answer_within_the_deadline_is_504(
+    worker: RunningWorker, upstream: MisbehavingUpstream, behaviour: str
+) -> None:
     status, head, _ = ask(worker, behaviour)
     assert status == 504
     assert b"X-Gateway-Error: upstream_timeout" in head
@@ -118,23 +136,30 @@ def test_a_connection_lost_before_the_answer_is_502_and_the_post_is_not_sent_twi
 
 
 @pytest.mark.parametrize("behaviour", CUT)
-def test_a_cut_answer_is_never_ended_cleanly(worker: RunningWorker, upstream: MisbehavingUpstream, behaviour: str) -> None:
+def test_a_cut_answer_is_never_ended_cleanly(
+    worker: RunningWorker, upstream: MisbehavingUpstream, behaviour: str
+) -> None:
     status, head, body = ask(worker, behaviour)
     assert status == 200
     if b"Transfer-Encoding: chunked" in head:
         assert not body.endswith(b"0\r\n\r\n")
     else:
-        length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+        length = next(
+            int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
+        )
         assert len(body) < length
     assert upstream.count(behaviour) == 1
     record = eventually(
-        lambda: next((r for r in worker.predictions("m") if r.target == f"/{behaviour}"), None), what="the record of the cut answer"
+        lambda: next((r for r in worker.predictions("m") if r.target == f"/{behaviour}"), None),
+        what="the record of the cut answer",
     )
     assert (record.ended, record.error[:9]) == ("cut", "upstream_")
 
 
 @pytest.mark.parametrize("behaviour", RIGHT)
-def test_unusual_but_right_answers_arrive_as_they_are(worker: RunningWorker, upstream: MisbehavingUpstream, behaviour: str) -> None:
+def test_unusual_but_right_answers_arrive_as_they_are(
+    worker: RunningWorker, upstream: MisbehavingUpstream, behaviour: str
+) -> None:
     status, head, body = ask(worker, behaviour)
     assert status == RIGHT[behaviour]
     assert b"forged" not in head
@@ -145,7 +170,9 @@ def test_unusual_but_right_answers_arrive_as_they_are(worker: RunningWorker, ups
     next_is_in_step(worker, upstream)
 
 
-def test_bytes_that_nobody_asked_for_end_an_idle_connection(worker: RunningWorker, upstream: MisbehavingUpstream) -> None:
+def test_bytes_that_nobody_asked_for_end_an_idle_connection(
+    worker: RunningWorker, upstream: MisbehavingUpstream
+) -> None:
     before = upstream.accepted
     assert ask(worker, "late_extra_answer")[0] == 200
     upstream.wait_until(lambda server: server.open_connections == 0)
@@ -164,7 +191,9 @@ def test_hop_by_hop_fields_end_at_the_gateway_and_end_to_end_fields_do_not(worke
     assert lower.count(b"set-cookie:") == 2
 
 
-def test_a_head_answer_has_no_body_and_leaves_the_connection_in_step(worker: RunningWorker, upstream: MisbehavingUpstream) -> None:
+def test_a_head_answer_has_no_body_and_leaves_the_connection_in_step(
+    worker: RunningWorker, upstream: MisbehavingUpstream
+) -> None:
     answer = worker.raw(b"HEAD /m/ok HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")
@@ -178,13 +207,16 @@ def test_a_long_answer_streams_whole(worker: RunningWorker) -> None:
     assert len(body) == 20_000_000
 
 
-def test_a_client_that_leaves_ends_the_upstream_call_and_is_recorded_as_aborted(worker: RunningWorker, upstream: MisbehavingUpstream) -> None:
+def test_a_client_that_leaves_ends_the_upstream_call_and_is_recorded_as_aborted(
+    worker: RunningWorker, upstream: MisbehavingUpstream
+) -> None:
     before = upstream.count("hang")
     client = worker.connect()
     client.sendall(b"POST /m/hang?left HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\n{}")
     upstream.wait_until(lambda server: server.count("hang") == before + 1)
     client.close()
     record = eventually(
-        lambda: next((r for r in worker.predictions("m") if r.target == "/hang?left"), None), what="the record of the aborted request"
+        lambda: next((r for r in worker.predictions("m") if r.target == "/hang?left"), None),
+        what="the record of the aborted request",
     )
     assert (record.ended, record.status) == ("aborted", 499)

@@ -6,6 +6,7 @@ wrong figure.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -58,6 +59,11 @@ def nested(state: State, name: str) -> Iterator[tuple[str, State]]:
     """The pairs of a mapping from text to states."""
     for key, value in entries(state, name).items():
         yield key, as_state(value, f"{name}.{key}")
+
+
+def counter(state: State, name: str) -> Counter[str]:
+    """A mapping from text to whole numbers from 0."""
+    return Counter({key: as_count(value, name) for key, value in entries(state, name).items()})
 
 
 def as_number(value: Value, name: str) -> float:

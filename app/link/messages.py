@@ -120,6 +120,11 @@ def frame(message: Upward | Downward) -> bytes:
     return _length.pack(len(body)) + body
 
 
+def encode_upward(message: Upward) -> bytes:
+    """The message alone, for another carrier than the link."""
+    return _encoder.encode(message)
+
+
 def decode_upward(body: bytes) -> Upward:
     """`msgspec.DecodeError` when it is none."""
     message: Upward = _upward.decode(body)

@@ -11,10 +11,18 @@ from fastapi.openapi.utils import get_openapi
 
 import app as package
 from app.api import feedback, metrics, problems
-from app.api.admin import audit, flags, models, versions
+from app.api.admin import audit, flags, models, rollouts, versions
 from app.api.services import Services
 
-_ROUTERS = (metrics.router, feedback.router, models.router, flags.router, versions.router, audit.router)
+_ROUTERS = (
+    metrics.router,
+    feedback.router,
+    models.router,
+    flags.router,
+    versions.router,
+    rollouts.router,
+    audit.router,
+)
 
 
 class _Application(FastAPI):

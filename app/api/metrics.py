@@ -77,6 +77,7 @@ def own_series(services: Services) -> Iterator[Series]:
     yield Series("gateway_workers", (), len(services.link.workers))
     for (model, result), count in services.outcomes.counts.items():
         yield Series("gateway_feedback_total", (model, result), count)
+    yield from services.controller.series()
     yield Series("gateway_metrics_refused_total", (), services.link.totals.refused)
 
 

@@ -82,3 +82,19 @@ class AccountingView(BaseModel):
     pending: int
     dropped: dict[str, int]
     quarantined: int
+
+
+class RolloutStart(Strict):
+    """What is not given is as configured. Stages are percentages, rising."""
+
+    candidate: Name
+    stages: Annotated[list[Percent], Field(min_length=1, max_length=50)] | None = None
+    dwell_s: Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)] | None = None
+    min_requests: Annotated[int, Field(ge=0, le=10**9)] | None = None
+    shadow_dwell_s: Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)] = 0.0
+    shadow_min_requests: Annotated[int, Field(ge=0, le=10**9)] = 0
+    reason: Reason = ""
+
+
+class Because(Strict):
+    reason: Reason = ""

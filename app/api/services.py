@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 
 from app.api.auth import Authenticator
 from app.control.clock import Clock
+from app.control.controller import Controller
 from app.control.flags import FlagsService
 from app.control.link_server import LinkServer
 from app.control.outcomes import OutcomeIntake
@@ -25,6 +26,7 @@ class Services:
     flags: FlagsService
     store: Store
     link: LinkServer
+    controller: Controller
     outcomes: OutcomeIntake
     auth: Authenticator
     accounting: Callable[[], Awaitable[Any]]  # {received, stored, pending, dropped, quarantined}

@@ -11,7 +11,8 @@ from fastapi import APIRouter, Response
 from app.api.admin.flags import flags_view
 from app.api.routes import GatewayRoute, Json, needs
 from app.api.services import Parts, Services
-from app.domain.model import Model, Version
+from app.control.health import VersionHealth
+from app.domain.model import Guard, Model, Version
 
 router = APIRouter(route_class=GatewayRoute, prefix="/admin/models", tags=["models"])
 
@@ -43,7 +44,30 @@ def model_view(model: Model, services: Services) -> dict[str, Any]:
         "configuration": settings,
         "versions": versions,
         "flags": flags_view(services.flags.current(model.name), services),
+        "rollout": services.controller.open_rollout(model.name),
+        "health": health_view(model, services),
     }
+
+
+def health_view(model: Model, services: Services) -> list[dict[str, Any]]:
+    """Each version that was asked anything in the last minutes, with what the window rule says of these
+    figures.
+    """
+    return [
+        {**asdict(one), "guard": _guard(model.guard, one)}
+        for one in services.controller.health.view(model.name, int(services.clock.now().timestamp()))
+    ]
+
+
+def _guard(guard: Guard, health: VersionHealth) -> dict[str, Any]:
+    if health.requests < guard.min_requests:
+        return {"ok": None, "reason": f"{health.requests} requests; {guard.min_requests} are needed"}
+    p99 = health.latency_ms["p99"]
+    if health.error_rate is not None and health.error_rate > guard.error_rate:
+        return {"ok": False, "reason": f"error rate {health.error_rate:.1%} exceeds {guard.error_rate:.1%}"}
+    if p99 is not None and p99 > guard.latency_p99_ms:
+        return {"ok": False, "reason": f"p99 {p99:.0f} ms exceeds {guard.latency_p99_ms:.0f} ms"}
+    return {"ok": True, "reason": "within bounds"}
 
 
 @router.get("", **needs("read"))
@@ -56,3 +80,14 @@ async def models(parts: Parts) -> Response:
 async def model(model: str, parts: Parts) -> Response:
     """One model: configuration, versions, flags."""
     return Json(model_view(parts.registry.model(model), parts))
+
+
+@router.get("/{model}/health", **needs("read", 404))
+async def health(model: str, parts: Parts) -> Response:
+    """Each version: requests, error rate, latency quantiles of the last minutes, guard; and the open
+    rollout's verdict.
+    """
+    known = parts.registry.model(model)
+    rollout = parts.controller.open_rollout(model)
+    verdict = {"rollout": rollout["id"], **rollout["verdict"]} if rollout else None
+    return Json({"model": model, "versions": health_view(known, parts), "verdict": verdict})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import itertools
 import json
 import os
 import resource
@@ -95,8 +96,16 @@ def run(options: argparse.Namespace) -> report.Results:
             bench = Bench(tools, directory, json.loads(line), options.seconds, proxy_cpus, load_cpus)
             pace(bench, cells, failures)
             for number in range(1, options.rounds + 1):
-                for cell in cells:
-                    attempt(bench, cell, number, samples, failures)
+                for _, group in itertools.groupby(cells, lambda cell: cell.group):
+
+                    def failed(cell: Cell, error: Exception, number: int = number) -> None:
+                        failures.append(f"{cell.name}, round {number}: {error}")
+                        say(failures[-1])
+
+                    measured = measure(bench, list(group), number, failed)
+                    samples += measured
+                    for sample in measured:
+                        tell(sample)
     return report.Results(
         date=datetime.now(UTC).date().isoformat(),
         versions=install.versions(tools),
@@ -122,19 +131,12 @@ def pace(bench: Bench, cells: list[Cell], failures: list[str]) -> None:
     bench.paced_rate = min(rates, default=1000.0) / 2
 
 
-def attempt(bench: Bench, cell: Cell, number: int, samples: list[Sample], failures: list[str]) -> None:
-    """Measure one cell once and tell how it went."""
-    try:
-        sample = measure(bench, cell, number)
-    except (PeerError, subprocess.TimeoutExpired) as error:
-        failures.append(f"{cell.name}, round {number}: {error}")
-        say(f"round {number} {cell.name:18} failed: {error}")
-        return
-    samples.append(sample)
+def tell(sample: Sample) -> None:
+    """One line of progress."""
     cpu = " ".join(f"{role} {spent:.0f}" for role, spent in sample["cpu_us"].items())
     shares = " ".join(f"{version} {share:.1%}" for version, share in sample["shares"].items())
     say(
-        f"round {number} {cell.name:18} {sample['throughput']:8,.0f}/s "
+        f"round {sample['round']} {sample['cell']:18} {sample['throughput']:8,.0f}/s "
         f"p50 {sample['p50_ms']:.2f} p99 {sample['p99_ms']:.2f} ms, CPU µs: {cpu or '-'}, "
         f"failed {sample['failed']}, reached: {shares}, {sample['connections']:.3f} connections a request"
     )

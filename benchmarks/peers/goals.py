@@ -37,7 +37,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """`value` of a round, None when it cannot be had. `at_most`, `at_least`: its bounds; neither: report it."""
+    """`value` of a round, None when it cannot be had; without a bound it is only reported."""
 
     title: str
     cells: tuple[str, ...]
@@ -152,8 +152,8 @@ GOALS = (
     ),
     Goal(
         "two workers ÷ one, throughput",
-        ("ours-two-workers", "ours"),
-        lambda seen: seen["ours-two-workers"]["throughput"] / seen["ours"]["throughput"],
+        ("ours-two-workers", "ours-one-worker"),
+        lambda seen: seen["ours-two-workers"]["throughput"] / seen["ours-one-worker"]["throughput"],
     ),
 )
 

@@ -1,15 +1,17 @@
-"""Measures one cell: starts the contender, warms it up, loads it, reads what it used, ends it."""
+"""Measures a group of cells: starts the contenders, warms them up, loads them in turn, reads their use."""
 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -22,16 +24,23 @@ from benchmarks.peers.traffic import Load, write_script, wrk
 from benchmarks.peers.upstream import VERSIONS
 
 WARM_UP_S = 1.0
-SETTLE_S = 0.5  # for requests that wrk left unanswered when its warm-up ended
+SETTLE_S = 0.3  # for requests that a load generator left unanswered when it ended
+SLICE_S = {Shape.FULL: 1.0, Shape.PACED: 2.0}  # a crowd has one slice: its connections are opened only once
 PACED_CONNECTIONS = 256
+TROUBLE = (PeerError, OSError, subprocess.TimeoutExpired)
 
 
 class Sample(TypedDict):
-    """One cell in one round. CPU in microseconds a completed request, memory in megabytes, by role."""
+    """One cell in one round. CPU in microseconds a carried request, memory in megabytes, by role.
+
+    Completed requests are those that the load generator saw answered; carried ones reached production or
+    canary, some still under way when the load ended; their CPU counts too. Latencies: medians over slices.
+    """
 
     cell: str
     round: int
-    requests: int
+    requests: int  # completed
+    carried: int
     failed: int
     seconds: float
     throughput: float
@@ -40,8 +49,8 @@ class Sample(TypedDict):
     cpu_us: dict[str, float]  # proxy, control, other
     rss_mb: dict[str, float]  # the largest process of the role
     pss_mb: dict[str, float]
-    shares: dict[str, float]  # requests that reached each version, divided by completed requests
-    connections: float  # opened to model servers, divided by completed requests
+    shares: dict[str, float]  # requests that reached each version, divided by carried requests
+    connections: float  # opened to model servers, divided by carried requests
 
 
 @dataclass(slots=True)
@@ -70,7 +79,8 @@ class Bench:
         production, canary, shadow = (self.ports[f"{speed}-{version}"] for version in VERSIONS)
         place = Place(home, free_port(), production, canary, shadow)
         launch = cell.contender(self.tools, place)
-        with Child(launch.command, home / "log", cpus=self.proxy_cpus, cwd=home, env=launch.env) as child:
+        cpus = self.proxy_cpus if cell.pinned else None
+        with Child(launch.command, home / "log", cpus=cpus, cwd=home, env=launch.env) as child:
             child.wait_listening(place.port)
             if launch.ready is not None:
                 launch.ready()
@@ -125,68 +135,134 @@ def _load(bench: Bench, cell: Cell, port: int, path: str, seconds: float) -> Loa
             return generate(bench, port, path, MANY, seconds, None)
 
 
-class _Usage:
-    """CPU of a contender's processes by role, from its making to each reading."""
+class Subject:
+    """A started contender and what its slices have added up to. Raises PeerError when it does not serve."""
 
-    def __init__(self, launch: Launch, child: Child) -> None:
+    def __init__(
+        self, bench: Bench, cell: Cell, launch: Launch | None, child: Child | None, port: int
+    ) -> None:
+        self.cell = cell
+        self._bench = bench
         self._launch = launch
         self._child = child
-        self._before = {pid: cpu_seconds(pid) for pid in tree(child.pid)}
+        self._port = port
+        self._loads: list[Load] = []
+        self._cpu: dict[str, float] = {}
+        self._rss: dict[str, float] = {}
+        self._pss: dict[str, float] = {}
+        self._arrived = dict.fromkeys(VERSIONS, 0)
+        self._opened = 0
 
-    def cpu(self) -> dict[str, float]:
-        """Seconds since the making, by role."""
+    def warm_up(self) -> None:
+        self._run(WARM_UP_S)
+        self._settle()
+
+    def slice(self, seconds: float) -> None:
+        """Load it for so long, and add what it used; what works on behind the answers counts to its end."""
+        self._bench.counts()
+        before = self._usage()
+        self._loads.append(self._run(seconds))
+        time.sleep(SETTLE_S)
+        spent = {"proxy": self._usage().get("proxy", 0.0)}
+        self._remember_memory()
+        self._settle()
+        spent |= {role: used for role, used in self._usage().items() if role != "proxy"}
+        for role, used in spent.items():
+            self._cpu[role] = self._cpu.get(role, 0.0) + used - before.get(role, 0.0)
+        speed = "slow" if self.cell.slow else "instant"
+        counts = self._bench.counts()
+        for version in VERSIONS:
+            arrived, opened = counts[f"{speed}-{version}"]
+            self._arrived[version] += arrived
+            self._opened += opened
+
+    def sample(self, round_: int) -> Sample:
+        """All slices together."""
+        loads = self._loads
+        carried = self._arrived["production"] + self._arrived["canary"]
+        requests = sum(load.requests for load in loads)
+        seconds = sum(load.seconds for load in loads)
+        if not requests or not carried:
+            failed = sum(load.failed for load in loads)
+            raise PeerError(
+                f"no request succeeded, {failed} failed: {self._child.log_end() if self._child else ''}"
+            )
+        return Sample(
+            cell=self.cell.name,
+            round=round_,
+            requests=requests,
+            carried=carried,
+            failed=sum(load.failed for load in loads),
+            seconds=seconds,
+            throughput=requests / seconds,
+            p50_ms=statistics.median(load.p50_ms for load in loads),
+            p99_ms=statistics.median(load.p99_ms for load in loads),
+            cpu_us={role: spent / carried * 1e6 for role, spent in self._cpu.items()} if self._launch else {},
+            rss_mb=self._rss,
+            pss_mb=self._pss,
+            shares={version: arrived / carried for version, arrived in self._arrived.items()},
+            connections=self._opened / carried,
+        )
+
+    def _run(self, seconds: float) -> Load:
+        path = self._launch.path if self._launch is not None else PATH
+        return _load(self._bench, self.cell, self._port, path, seconds)
+
+    def _settle(self) -> None:
+        time.sleep(SETTLE_S)
+        if self._launch is not None and self._launch.settle is not None:
+            self._launch.settle()
+
+    def _processes(self) -> list[tuple[str, int]]:
+        """Role and id of each process."""
+        if self._launch is None or self._child is None:
+            return []
+        return [(self._launch.role(command_line(pid)), pid) for pid in tree(self._child.pid)]
+
+    def _usage(self) -> dict[str, float]:
+        """CPU seconds of each role since its start."""
         spent: dict[str, float] = {}
-        for pid in tree(self._child.pid):
-            role = self._launch.role(command_line(pid))
-            spent[role] = spent.get(role, 0.0) + cpu_seconds(pid) - self._before.get(pid, 0.0)
+        for role, pid in self._processes():
+            spent[role] = spent.get(role, 0.0) + cpu_seconds(pid)
         return spent
 
-    def memory(self) -> tuple[dict[str, float], dict[str, float]]:
-        """RSS and PSS in megabytes: of each role, its largest process."""
-        rss: dict[str, float] = {}
-        pss: dict[str, float] = {}
-        for pid in tree(self._child.pid):
-            role = self._launch.role(command_line(pid))
+    def _remember_memory(self) -> None:
+        """Of each role the largest process, at the end of the slice in which it was largest."""
+        for role, pid in self._processes():
             now = memory(pid)
-            rss[role] = max(rss.get(role, 0.0), now.rss / 1e6)
-            pss[role] = max(pss.get(role, 0.0), now.pss / 1e6)
-        return rss, pss
+            self._rss[role] = max(self._rss.get(role, 0.0), now.rss / 1e6)
+            self._pss[role] = max(self._pss.get(role, 0.0), now.pss / 1e6)
 
 
-def measure(bench: Bench, cell: Cell, round_: int) -> Sample:
-    """One cell once. Raises PeerError when the contender cannot be started or does not serve."""
-    with bench.running(cell) as (launch, child, port):
-        path = launch.path if launch is not None else PATH
-        _load(bench, cell, port, path, WARM_UP_S)
-        time.sleep(SETTLE_S)
-        if launch is not None and launch.settle is not None:
-            launch.settle()
-        bench.counts()
-        usage = _Usage(launch, child) if launch is not None and child is not None else None
-        load = _load(bench, cell, port, path, bench.seconds)
-        cpu = usage.cpu() if usage is not None else {}
-        rss, pss = usage.memory() if usage is not None else ({}, {})
-        if launch is not None and usage is not None and launch.settle is not None:
-            launch.settle()
-            cpu |= {
-                role: spent for role, spent in usage.cpu().items() if role != "proxy"
-            }  # the control process works on behind
-        counts = bench.counts()
-    if not load.requests:
-        raise PeerError(f"no request succeeded ({load.failed} failed): {child.log_end() if child else ''}")
-    speed = "slow" if cell.slow else "instant"
-    return Sample(
-        cell=cell.name,
-        round=round_,
-        requests=load.requests,
-        failed=load.failed,
-        seconds=load.seconds,
-        throughput=load.throughput,
-        p50_ms=load.p50_ms,
-        p99_ms=load.p99_ms,
-        cpu_us={role: spent / load.requests * 1e6 for role, spent in cpu.items()},
-        rss_mb=rss,
-        pss_mb=pss,
-        shares={version: counts[f"{speed}-{version}"][0] / load.requests for version in VERSIONS},
-        connections=sum(opened for _, opened in counts.values()) / load.requests,
-    )
+def measure(
+    bench: Bench, group: Sequence[Cell], round_: int, failed: Callable[[Cell, Exception], None]
+) -> list[Sample]:
+    """Each cell of a group once, in interleaved slices. A contender that fails is reported and left out."""
+    subjects: list[Subject] = []
+
+    def attempt(subject: Subject, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except TROUBLE as error:
+            failed(subject.cell, error)
+            subjects.remove(subject)
+
+    with ExitStack() as stack:
+        for cell in group:
+            try:
+                subjects.append(Subject(bench, cell, *stack.enter_context(bench.running(cell))))
+            except TROUBLE as error:
+                failed(cell, error)
+        for subject in subjects:
+            attempt(subject, subject.warm_up)
+        each = min(SLICE_S.get(group[0].shape, bench.seconds), bench.seconds)
+        for _ in range(max(1, round(bench.seconds / each))):
+            for subject in subjects:
+                attempt(subject, partial(subject.slice, each))
+        samples = []
+        for subject in subjects:
+            try:
+                samples.append(subject.sample(round_))
+            except PeerError as error:
+                failed(subject.cell, error)
+    return samples

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -116,6 +117,7 @@ class Child:
                 os.sched_setaffinity(0, cpus)
 
         self.log = log
+        self.name = shlex.join(command)[:200]
         with log.open("ab") as sink:
             self.process = subprocess.Popen(
                 list(command),
@@ -140,25 +142,25 @@ class Child:
         until = time.monotonic() + deadline_s
         while time.monotonic() < until:
             if self.process.poll() is not None:
-                raise PeerError(
-                    f"{self.process.args!r} ended with {self.process.returncode}: {self.log_end()}"
-                )
+                raise PeerError(f"{self.name} ended with {self.process.returncode}: {self.log_end()}")
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.5):
                 return
             time.sleep(0.02)
-        raise PeerError(f"{self.process.args!r} did not listen within {deadline_s:.0f} s: {self.log_end()}")
+        raise PeerError(f"{self.name} did not listen within {deadline_s:.0f} s: {self.log_end()}")
 
     def first_line(self) -> str:
         """First line of its standard output, which must be a pipe. Raises PeerError when there is none."""
         line = self.process.stdout.readline() if self.process.stdout is not None else b""
         if not line:
-            raise PeerError(f"{self.process.args!r} said nothing: {self.log_end()}")
+            raise PeerError(f"{self.name} said nothing: {self.log_end()}")
         return bytes(line).decode()
 
     def log_end(self) -> str:
-        return self.log.read_text(errors="replace")[-2000:]
+        """The last words of the process, for a message."""
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        return " | ".join(lines[-3:])[-600:] or "(it said nothing)"
 
-    def stop(self, grace_s: float = 10) -> None:
+    def stop(self, grace_s: float = 20) -> None:
         """SIGTERM, and SIGKILL after `grace_s` to what is left of the tree."""
         pids = tree(self.pid) if self.process.poll() is None else []
         if pids:

@@ -154,13 +154,16 @@ What it costs to put a proxy in front of a model server, side by side on one mac
 {uvicorn}; {date}.
 
 Load: wrk with 32 connections, POSTs of 1 KB JSON, 1,000 users in `X-User-Id`; model servers answer at
-once, or after 20 ms (`-20ms`). Each contender runs alone with one worker (`two-workers` apart): {rounds}
-rounds of {seconds} s a cell, the cells of a round one after the other, so that a machine that drifts
-drifts for all.{paced} {place} CPU is user and system time of the processes, from `/proc`, divided by
-completed requests. No contender writes an access log; the gateway writes its journal. *Shadowed* is the
-part of the requests that reached the shadow version: a proxy that drops its shadows would look cheap, and
-its goal is then `invalid`. nginx opens a connection for each mirrored request, because it never reads the
-mirrored answer's body; that is part of what its mirror costs (*connections a request*).
+once, or after 20 ms (`-20ms`, `-paced`, `-crowd`). Contenders have one worker (`two-workers` apart).
+Each of {rounds} rounds starts all contenders afresh and loads them in turn, in slices of a second or
+two, {seconds} s each together, so that a machine that drifts drifts for all.{paced} {place}
+
+CPU is user and system time of the processes, from `/proc`, divided by the requests carried. No
+contender writes an access log; the gateway writes its journal. *Shadowed* is the part of the requests
+that reached the shadow version: a proxy that drops its shadows would look cheap, and its goal is then
+`invalid`. nginx opens a connection for each mirrored request, because it never reads the mirrored
+answer's body; that is part of what its mirror costs (*connections a request*). The gateway's control
+mirror is off: the peers do not repeat canary requests either.
 
 ## Goals
 
@@ -197,7 +200,10 @@ do not do. Its CPU is counted until the last record is in the store.
 
 def _place(results: Results) -> str:
     if results["pinned"]:
-        return "Contenders are pinned to one core, load and model servers to the other."
+        return (
+            "Contenders are pinned to one core, load and model servers to the other; the paced, crowd and "
+            "worker-count cells leave the contender free."
+        )
     return "Nothing is pinned; contender, load generator and model servers share the cores."
 
 

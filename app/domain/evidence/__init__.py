@@ -7,10 +7,10 @@ Glossary
 --------
 arm        production or candidate; which of the two answered a request.
 batch      the counts of one replica in one tick, both arms, with the canary share in force.
-bet        a rule that pays when bad events fall on the candidate more often than its share; none can win in the
-           long run against a candidate that is no worse.
-e-value    what one unit of stake has become. Its mean is at most 1 while the candidate is no worse, so it reaches
-           1/alpha with probability at most alpha, however often one looks (Ville's inequality).
+bet        a rule that pays when bad events fall on the candidate more often than its share; none can win in
+           the long run against a candidate that is no worse.
+e-value    what one unit of stake has become. Its mean is at most 1 while the candidate is no worse, so it
+           reaches 1/alpha with probability at most alpha, however often one looks (Ville's inequality).
 drip       the part of the stake that enters later, so that a version that goes bad after hours is found too.
 metric     errors, latency, shadow, labels …: each has its own bets and a fixed part of the stake.
 pair       one input answered by both versions.

@@ -84,9 +84,9 @@ class TickCounts:
     ) -> None:
         """One answer, or its absence. Percent and revision are those of the assignment, not of the answer.
 
-        A timeout is an error in the top bucket; any other error has no latency, since a quick refusal is no fast
-        answer. `shared`: production failed on the same request too. Retries of one request are one call. Forced
-        requests and those that the client left are no evidence: do not add them.
+        A timeout is an error in the top bucket; any other error has no latency, since a quick refusal is no
+        fast answer. `shared`: production failed on the same request too. Retries of one request are one call.
+        Forced requests and those that the client left are no evidence: do not add them.
         """
         key = (model, version, role, percent, flags_revision, rollout_id)
         running = self._running.get(key)
@@ -112,8 +112,9 @@ class TickCounts:
 class KeyVotes:
     """`unit: key`: which request is the one vote of its routing key in an epoch. One a model.
 
-    A bitmap of fixed size instead of the keys: two keys that fall on one bit share a vote, in either arm alike,
-    which costs evidence and never makes any. 2^16 bits lose half of the votes at about 100,000 keys an epoch.
+    A bitmap of fixed size instead of the keys: two keys that fall on one bit share a vote, in either arm
+    alike, which costs evidence and never makes any. 2^16 bits lose half of the votes at about 100,000 keys an
+    epoch.
     """
 
     __slots__ = ("_bits", "_epoch", "_epoch_s", "_seen")

@@ -58,8 +58,9 @@ class LossLadder:
         return cls(tuple(np.asarray(edges, dtype=np.float64).tolist()), known, log_weights)
 
     def growth(self, candidate: ArrayLike, production: ArrayLike) -> Floats:
-        return cls.from_counts(edges, _counts(edges, losses))
-        return bucket_growth(_counts(self.edges, candidate), _counts(self.edges, production), self.log_weights)
+        """Log growth of bets that the candidate's losses are larger, whichever loss they are."""
+        c, p = _counts(self.edges, candidate), _counts(self.edges, production)
+        return bucket_growth(c, p, self.log_weights)
 
 
 def _counts(edges: ArrayLike, losses: ArrayLike) -> Floats:

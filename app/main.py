@@ -72,6 +72,7 @@ def serve(settings: Settings, roles: frozenset[str]) -> int:
         "link_socket": str(runtime / "link.sock"),
         "last_known": str(directory / "flags.json"),
     }
+    secret = _secret(directory)
     children: list[Child] = []
     others = tuple(sorted(roles & {"recorder", "controller"}))
     if others:
@@ -109,6 +110,7 @@ def serve(settings: Settings, roles: frozenset[str]) -> int:
                 auth=auth,
                 models=models,
                 listen=listener.fileno(),
+                privacy_secret=secret,
                 listen_admin=admin[number].fileno() if admin else None,
                 **sockets,
             )
@@ -146,6 +148,16 @@ def _host(directory: Path) -> str:
         os.write(file, os.urandom(8).hex().encode())
         os.close(file)
     return path.read_text("ascii").strip()
+
+
+def _secret(directory: Path) -> bytes:
+    """The key of `privacy: hash`, made once. Hosts that shall give the same hashes share this file."""
+    path = directory / "privacy-secret"
+    with contextlib.suppress(FileExistsError):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(file, os.urandom(32).hex().encode())
+        os.close(file)
+    return path.read_bytes().strip()
 
 
 def _store_url(url: str) -> str:

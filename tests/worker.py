@@ -141,6 +141,7 @@ def running_worker(
             listen_admin=None,
             api_socket=str(base / "api.sock"),
             link_socket=str(base / "link.sock"),
+            privacy_secret=b"test",
             last_known=str(base / "flags.json"),
         )
         process = subprocess.Popen(

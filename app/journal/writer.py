@@ -91,6 +91,7 @@ class Writer:
         self._fsync = fsync
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal-fsync")
         self._dirty = False
+        self._suspect = False  # an fsync failed: what is in this segment may be gone
         self._waiting: list[Callable[[], None]] = []
         self._syncing = False
         self.records = dict.fromkeys(("prediction", "shadow", "outcome"), 0)
@@ -101,7 +102,14 @@ class Writer:
 
     @property
     def full(self) -> bool:
-        """True while a record would be dropped. With `on_full: refuse` the caller answers 503 before doing any work."""
+        """True while a record would be dropped, or its segment cannot be trusted.
+
+        With `on_full: refuse` the caller answers 503 before doing any work.
+        """
+        if self._suspect:
+            self._suspect = False
+            self._close_file()
+            self._full_until = time.monotonic() + _RETRY_S if self._policy.on_full == "refuse" else 0.0
         if self._full_until and time.monotonic() >= self._full_until:
             self._full_until = 0.0
             self._roll()
@@ -118,11 +126,10 @@ class Writer:
         if len(payload) > MAX_PAYLOAD:
             return self._drop("too_large")
         data = entry(payload)
-        if self._file < 0 or self._size + len(data) > self._policy.segment_bytes:
-            if self._full_until:
-                if self.full:
-                    return self._drop("full")
-            else:
+        if self._suspect or self._file < 0 or self._size + len(data) > self._policy.segment_bytes:
+            if self.full:
+                return self._drop("full")
+            if self._file < 0 or self._size + len(data) > self._policy.segment_bytes:
                 self._roll()
             if self._file < 0:
                 return self._drop("full")
@@ -227,8 +234,9 @@ class Writer:
             if file >= 0:
                 self._fsync(file)
         except OSError:
-            # The kernel may have thrown the pages away. They are counted, and what follows goes to a new segment.
+            # The kernel may have thrown the pages away (and says so once). What follows goes to a new segment.
             self.fsync_errors += 1
+            self._suspect = True
 
     async def sync_forever(self) -> None:
         """The owner runs this as a task: fsync each interval while something was written (`fsync: interval`)."""

@@ -340,7 +340,7 @@ class Exchange(Relay):
             shadow_record(
                 self.id,
                 self.request.at_ns,
-                served.name,
+                served,
                 self.version,
                 "failed",
                 attempt,
@@ -372,24 +372,31 @@ class Exchange(Relay):
         assignment = self.assignment
         flags = served.flags
         cap = self.plane.capture_bytes
-        request_body = request.body()
+        request_body, request_encoding = request.body(), request.text(b"content-encoding")
+        request_length = inference_length(request.text(b"inference-header-content-length"))
+        response_encoding = field(attempt, b"content-encoding")
+        response_length = inference_length(field(attempt, b"inference-header-content-length"))
         if len(request_body) > cap:
             request_body = request_body[:cap]
         if len(body) > cap:
             body = body[:cap]
-        if served.redaction is not None:
-            request_body, body = served.redaction.bodies(
-                request_body,
-                request.text(b"content-type"),
-                request.text(b"content-encoding"),
-                body,
-                request.size > cap,
+        target = self.head.target
+        routing_key = served.routing_key(request) if assignment.bucket != NO_BUCKET else None
+        if served.redactor is not None:
+            target = target.partition(b"?")[0]  # a query may hold what the body must not
+            cut = request.size > len(request_body)
+            taken = served.redactor.body(
+                request_body, request.text(b"content-type"), request_encoding, request_length, cut
             )
-        routing_key = None
-        if assignment.bucket != NO_BUCKET:
-            routing_key = served.routing_key(request)
-            if routing_key is not None and served.redaction is not None:
-                routing_key = served.redaction.key(routing_key)
+            request_body, request_encoding = taken.body, taken.content_encoding
+            request_length = -1 if taken.header_length is None else taken.header_length
+            cut = attempt.size > len(body)
+            taken = served.redactor.body(
+                body, field(attempt, b"content-type"), response_encoding, response_length, cut
+            )
+            body, response_encoding = taken.body, taken.content_encoding
+            response_length = -1 if taken.header_length is None else taken.header_length
+            routing_key = served.redactor.key(routing_key) if routing_key is not None else None
         self.plane.journal.append(
             PredictionRecord(
                 self.id,
@@ -408,19 +415,19 @@ class Exchange(Relay):
                 routing_key,
                 request.text(b"x-request-id") or None,
                 request.method.decode("latin-1"),
-                self.head.target.decode("latin-1"),
+                target.decode("latin-1"),
                 request.text(b"content-type"),
-                request.text(b"content-encoding"),
+                request_encoding,
                 request.size,
                 request_body,
                 field(attempt, b"content-type"),
-                field(attempt, b"content-encoding"),
+                response_encoding,
                 attempt.size,
                 body,
                 ended,
                 error,
-                inference_length(request.text(b"inference-header-content-length")),
-                inference_length(field(attempt, b"inference-header-content-length")),
+                request_length,
+                response_length,
                 assignment.propensity,
                 int((attempt.first_byte_at - attempt.started_at) * 1e6) if attempt.first_byte_at else -1,
             ),
@@ -464,7 +471,7 @@ def answer_status(attempt: Attempt) -> int:
 def shadow_record(
     prediction_id: bytes,
     at_ns: int,
-    model: str,
+    served: Served,
     version: str,
     role: str,
     attempt: Attempt,
@@ -474,20 +481,28 @@ def shadow_record(
     """Another version's answer (or failure) as the journal keeps it."""
     if body is None:
         body = b"".join(attempt.parts)
+    body = body[:cap]
+    encoding = field(attempt, b"content-encoding")
+    length = inference_length(field(attempt, b"inference-header-content-length"))
+    if served.redactor is not None:
+        cut = attempt.size > len(body)
+        taken = served.redactor.body(body, field(attempt, b"content-type"), encoding, length, cut)
+        body, encoding = taken.body, taken.content_encoding
+        length = -1 if taken.header_length is None else taken.header_length
     return ShadowRecord(
         prediction_id,
         at_ns,
-        model,
+        served.name,
         version,
         role,
         answer_status(attempt),
         int((attempt.ended_at - attempt.started_at) * 1e6),
         field(attempt, b"content-type"),
-        field(attempt, b"content-encoding"),
+        encoding,
         attempt.size,
-        body[:cap],
+        body,
         attempt.error,
-        inference_length(field(attempt, b"inference-header-content-length")),
+        length,
     )
 
 

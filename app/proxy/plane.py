@@ -26,8 +26,8 @@ from app.domain.prediction import PredictionIds
 from app.journal.writer import Writer
 from app.link.messages import GuardTrip
 from app.protocols.json_paths import compile_key_path
-from app.protocols.privacy import Redaction
 from app.proxy.fields import VIA
+from app.proxy.redaction import Redactor
 from app.proxy.request import Request
 from app.proxy.statistics import Statistics, Track
 from app.proxy.upstream import Upstream
@@ -90,8 +90,8 @@ class Served:
         self.key_header = (
             model.routing_key.name.lower().encode("latin-1") if model.routing_key.source == "header" else None
         )
-        self.redaction = (
-            Redaction.of(model.privacy, model.protocol) if model.privacy.drop or model.privacy.hash else None
+        self.redactor = (
+            Redactor(model, plane.privacy_secret) if model.privacy.drop or model.privacy.hash else None
         )
         self._labels: dict[tuple[str, str], bytes] = {}
         self._tracks: dict[tuple[str, str, bool], Track] = {}
@@ -233,6 +233,7 @@ class Plane:
         *,
         capture_bytes: int,
         control: Upstream,
+        privacy_secret: bytes,
         guard_listener: GuardListener,
         wall_ns: Callable[[], int],
     ) -> None:
@@ -241,6 +242,7 @@ class Plane:
         self.journal = journal
         self.capture_bytes = capture_bytes
         self.control = control
+        self.privacy_secret = privacy_secret
         self.statistics = Statistics()
         self.mirror: Callable[[Any, Any], None] = lambda exchange, attempt: (
             None

@@ -80,12 +80,15 @@ class Copy:
         return self.served.flags.candidate or ""
 
     def _record(self, attempt: Attempt) -> ShadowRecord:
-        plane = self.shadows.plane
-        body = b"".join(self._body)
-        if self.served.redaction is not None:
-            body = self.served.redaction.response(body)
         return shadow_record(
-            self.id, self.at_ns, self.served.name, self.version, self.role, attempt, plane.capture_bytes, body
+            self.id,
+            self.at_ns,
+            self.served,
+            self.version,
+            self.role,
+            attempt,
+            self.shadows.plane.capture_bytes,
+            b"".join(self._body),
         )
 
 

@@ -44,6 +44,7 @@ class WorkerSpec:
     listen_admin: int | None
     api_socket: str
     link_socket: str
+    privacy_secret: bytes  # keys the hashes of `privacy: hash`
     last_known: str  # the control process's file of last known flags
 
 
@@ -91,6 +92,7 @@ class Worker:
             journal,
             capture_bytes=spec.journal.capture_bytes,
             control=control,
+            privacy_secret=spec.privacy_secret,
             guard_listener=link,
             wall_ns=time.time_ns,
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from app.domain.flags import Flags
-from app.domain.model import Canary, ControlMirror, Guard, Match, Model, RoutingKey, Shadow, Version
+from app.domain.model import Canary, ControlMirror, Guard, Match, Model, Privacy, RoutingKey, Shadow, Version
 from tests.client import Answer, load, post
 from tests.misbehaving import MisbehavingUpstream
 from tests.worker import eventually, running_worker
@@ -214,3 +215,24 @@ async def test_a_canarys_request_is_mirrored_to_production_within_the_load_budge
         # Each of about 500 canary requests is mirrored with probability 0.1 / 0.5: 5 standard errors.
         assert abs(controls() - 0.2 * canaries) < 5 * (canaries * 0.2 * 0.8) ** 0.5
         assert {r.version for r in worker.shadows("m") if r.role == "control"} == {"v1"}
+
+
+async def test_dropped_features_reach_neither_the_journal_nor_hashed_ones_in_clear(
+    good: MisbehavingUpstream, bad: MisbehavingUpstream
+) -> None:
+    good.default = bad.default = "echo"
+    private = replace(
+        model("m", good.url, bad.url), protocol="json", privacy=Privacy(drop=("ssn",), hash=("email",))
+    )
+    body = b'{"features": {"ssn": "078-05-1120", "email": "a@b.example", "age": 41}}'
+    with running_worker([private], [flags("m", 0.0, ("v2",))]) as worker:
+        answers = await load(
+            worker.port, [post("/m/predict", body), post("/m/predict", b'{"ssn": "078-05-1120" broken')]
+        )
+        assert body in [a.body for a in answers]  # the client's answer is untouched
+        eventually(lambda: len(worker.shadows("m")) == 2, what="both shadow records")
+        everything = b"".join(path.read_bytes() for path in worker.journal_directory.glob("*.seg"))
+        assert b"078-05-1120" not in everything
+        assert b"a@b.example" not in everything
+        assert b'"age":41' in everything.replace(b" ", b"")
+    good.default = "ok"

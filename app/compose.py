@@ -1,0 +1,254 @@
+"""The control process put together: store, distribution, services, tasks, API. The only place that knows every part."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import stat
+import sys
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+
+from app.adapters.local import LocalDistribution, LocalLease
+from app.adapters.redis_evidence import RedisEvidence
+from app.adapters.redis_flags import RedisDistribution
+from app.adapters.redis_lease import RedisLease
+from app.adapters.stores import open_store
+from app.api.app import create_app
+from app.api.auth import Authenticator
+from app.api.services import Services
+from app.control.clock import Clock, SystemClock
+from app.control.controller import Controller
+from app.control.dependencies import Check, Dependencies
+from app.control.flags import FlagsService
+from app.control.last_known import LastKnown
+from app.control.link_server import LinkServer
+from app.control.outcomes import OutcomeIntake
+from app.control.ports import Store
+from app.control.recorder import Recorder
+from app.control.registry import Registry
+from app.control.statistics import WorkerTotals
+from app.domain.model import Model
+from app.domain.policy import AuthPolicy, JournalPolicy, ServerPolicy
+from app.errors import GatewayError
+from app.journal.reader import Journal
+from app.journal.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+STOP_S = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSpec:
+    """All that the control process needs to know; the supervisor hands it over on standard input."""
+
+    roles: tuple[str, ...]  # recorder, controller
+    host: str  # of this data directory, for accounting over several hosts
+    server: ServerPolicy
+    journal: JournalPolicy
+    auth: AuthPolicy
+    models: tuple[Model, ...]
+    data_dir: str
+    store_url: str
+    flags_url: str
+    api_socket: str
+    link_socket: str
+    last_known: str
+
+
+def main(spec: ControlSpec) -> None:
+    """Run the control process until SIGTERM, or until the supervisor is gone."""
+    _log_as_json()
+    os.umask(0o077)
+    import uvloop
+
+    uvloop.run(_serve(spec))
+
+
+def _log_as_json() -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+async def _serve(spec: ControlSpec) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    _watch_supervisor(loop, stop)
+    async with contextlib.AsyncExitStack() as stack:
+        control = await _Control.build(spec, stack)
+        tasks = [loop.create_task(_forever(name, work, stop), name=name) for name, work in control.works()]
+        server = _api_server(control.application)
+        listener = _unix_listener(Path(spec.api_socket))
+        serving = loop.create_task(server.serve(sockets=[listener]), name="api")
+        await control.link.start()
+        log.info("control process up", roles=spec.roles, models=len(spec.models))
+        await stop.wait()
+        server.should_exit = True
+        await control.last_records()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await serving
+
+
+class _Control:
+    """The parts, wired. Built once; whatever must be closed is on the stack that it was built with."""
+
+    def __init__(self, spec: ControlSpec, store: Store, clock: Clock) -> None:
+        self.spec = spec
+        self.store = store
+        directory = Path(spec.data_dir)
+        redis = None if spec.flags_url.startswith("local:") else spec.flags_url
+        registry = self.registry = Registry(spec.models, store)
+        self.distribution: LocalDistribution | RedisDistribution = (
+            LocalDistribution() if redis is None else RedisDistribution(redis, lambda: self.flags.all())
+        )
+        self.flags = FlagsService(store, registry, self.distribution, clock, LastKnown(Path(spec.last_known)))
+        self.lease: LocalLease | RedisLease = LocalLease() if redis is None else RedisLease(redis)
+        self.controller = Controller(
+            registry, self.flags, store, self.lease, clock, lambda: str(uuid.uuid4())
+        )
+        self.evidence = None if redis is None else RedisEvidence(redis, spec.host, self.controller)
+        self.link = LinkServer(
+            Path(spec.link_socket), registry, self.flags, WorkerTotals(), self.evidence or self.controller
+        )
+        self.writer = Writer(spec.journal, "c0")
+        self.outcomes = OutcomeIntake(self.writer, registry, store, clock)
+        self.recorder = Recorder(
+            Journal(Path(spec.journal.directory)),
+            store,
+            lambda: {model.name: model for model in registry.models()},
+            clock,
+            spec.host,
+        )
+        checks: dict[str, Check] = {"store": store.ping}
+        if isinstance(self.distribution, RedisDistribution):
+            checks["flags"] = self.distribution.ping
+        self.dependencies = Dependencies(checks, self.link)
+        services = Services(
+            registry=registry,
+            flags=self.flags,
+            store=store,
+            link=self.link,
+            controller=self.controller,
+            outcomes=self.outcomes,
+            auth=Authenticator(spec.auth, clock, spec.server.trusted_proxies),
+            accounting=self.recorder.accounting,
+            clock=clock,
+            data_dir=directory,
+            series=(self.recorder.series, self.dependencies.series),
+        )
+        self.application = create_app(services)
+
+    @classmethod
+    async def build(cls, spec: ControlSpec, stack: contextlib.AsyncExitStack) -> _Control:
+        store = await open_store(spec.store_url)
+        stack.push_async_callback(store.close)
+        control = cls(spec, store, SystemClock())
+        stack.push_async_callback(control.distribution.close)
+        stack.callback(control.writer.close)
+        await control.flags.start()
+        await control.controller.start()
+        stack.push_async_callback(control.controller.close)
+        stack.push_async_callback(control.link.close)
+        return control
+
+    def works(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        """What runs for as long as the process does, by name."""
+        yield "flags", self.flags.run()
+        yield "journal", self.writer.sync_forever()
+        yield "dependencies", self.dependencies.run()
+        if self.evidence is not None:
+            yield "evidence", self.evidence.run()
+        if "recorder" in self.spec.roles:
+            yield "recorder", self.recorder.run()
+        if "controller" in self.spec.roles:
+            yield "controller", self.controller.run()
+
+    async def last_records(self) -> None:
+        """The workers are gone: take what they left into the store, as far as that goes quickly."""
+        if "recorder" in self.spec.roles:
+            with contextlib.suppress(TimeoutError, GatewayError):
+                async with asyncio.timeout(STOP_S / 2):
+                    while await self.recorder.step():
+                        pass
+
+
+async def _forever(name: str, work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """A task that must not end. Should it, this process ends loudly and the supervisor starts another: no half-dead control process."""
+    try:
+        await work
+    except asyncio.CancelledError:
+        raise
+    except BaseException:
+        log.exception("a task of the control process ended", task=name)
+        stop.set()
+        raise
+
+
+def _api_server(application: Any) -> uvicorn.Server:
+    config = uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        h11_max_incomplete_event_size=65_536,
+        timeout_graceful_shutdown=int(STOP_S),
+    )
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are this process's own."""
+        yield
+
+
+def _unix_listener(path: Path) -> socket.socket:
+    """A listening Unix socket that only this user can connect to. A left-over of a killed predecessor is removed."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(1024)
+    return listener
+
+
+def _watch_supervisor(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Standard input closes when the supervisor is gone, however it went."""
+
+    def closed() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            stop.set()
+
+    os.set_blocking(0, False)
+    loop.add_reader(0, closed)

@@ -1,0 +1,231 @@
+"""The journal on real files: what is appended is read, what is damaged is skipped and counted, what does not fit is dropped and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from app.domain.policy import JournalPolicy
+from app.errors import JournalFullError
+from app.journal.format import ENTRY, MAGIC
+from app.journal.reader import Entry, Journal, SegmentInfo
+from app.journal.records import OutcomeRecord, decode
+from app.journal.writer import Writer
+
+
+def outcome(number: int, size: int = 10) -> OutcomeRecord:
+    return OutcomeRecord(number, f"{number}", "m", "", "x" * size, number, "test", "ops")
+
+
+def entries(journal: Journal) -> tuple[list[Entry], int]:
+    """All whole entries, and how many were torn."""
+    found: list[Entry] = []
+    torn = 0
+    for segment in journal.segments():
+        offset, at_end = 0, False
+        while not at_end:
+            result = journal.read(segment, offset, 4096)
+            found += result.entries
+            torn += result.torn
+            offset, at_end = result.next_offset, result.at_end
+    return found, torn
+
+
+def numbers(journal: Journal) -> list[int]:
+    records = [decode(entry.data) for entry in entries(journal)[0]]
+    return [record.received_ns for record in records if isinstance(record, OutcomeRecord)]
+
+
+def only_segment(journal: Journal) -> SegmentInfo:
+    (segment,) = journal.segments()
+    return segment
+
+
+def test_what_is_appended_is_read_in_order_over_many_segments(tmp_path: Path) -> None:
+    writer = Writer(JournalPolicy(str(tmp_path), segment_bytes=2000), "w0")
+    for number in range(200):
+        assert writer.append(outcome(number), "outcome")
+    journal = Journal(tmp_path)
+    assert numbers(journal) == list(range(200))
+    segments = journal.segments()
+    assert len(segments) > 3
+    assert [s.closed for s in segments] == [True] * (len(segments) - 1) + [False]
+    (counts,) = journal.counts()
+    assert (counts.received, counts.appended, counts.closed) == (200, 200, False)
+    writer.close()
+    assert all(segment.closed for segment in Journal(tmp_path).segments())
+
+
+@pytest.mark.parametrize("cut", [1, 5, ENTRY.size, ENTRY.size + 3])
+def test_a_torn_tail_is_waited_for_while_the_writer_lives_and_skipped_when_it_is_dead(
+    tmp_path: Path, cut: int
+) -> None:
+    writer = Writer(JournalPolicy(str(tmp_path)), "w0")
+    for number in range(3):
+        writer.append(outcome(number), "outcome")
+    path = only_segment(Journal(tmp_path)).path
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[len(MAGIC) : len(MAGIC) + cut])
+    found, torn = entries(Journal(tmp_path))
+    assert (len(found), torn) == (3, 0)
+    writer.close()
+    found, torn = entries(Journal(tmp_path))
+    assert (len(found), torn) == (3, 1)
+
+
+def test_a_damaged_entry_is_skipped_alone(tmp_path: Path) -> None:
+    writer = Writer(JournalPolicy(str(tmp_path)), "w0")
+    for number in range(5):
+        writer.append(outcome(number), "outcome")
+    writer.close()
+    journal = Journal(tmp_path)
+    third = entries(journal)[0][2]
+    path = only_segment(journal).path
+    data = bytearray(path.read_bytes())
+    data[third.next_offset - 1] ^= 0xFF
+    path.write_bytes(data)
+    assert numbers(Journal(tmp_path)) == [0, 1, 3, 4]
+    assert entries(Journal(tmp_path))[1] == 1
+
+
+def test_a_bound_on_bytes_drops_and_counts_and_takes_records_again_once_there_is_room(tmp_path: Path) -> None:
+    writer = Writer(JournalPolicy(str(tmp_path), segment_bytes=10_000, max_bytes=30_000), "w0")
+    kept = sum(writer.append(outcome(number, 500), "outcome") for number in range(200))
+    assert 0 < kept < 200
+    assert writer.dropped["full"] == 200 - kept
+    assert writer.received == 200
+    with pytest.raises(JournalFullError, match="free disk space"):
+        writer.append_or_raise(outcome(0), "outcome")
+    journal = Journal(tmp_path)
+    for segment in journal.segments():
+        if segment.closed:
+            journal.delete(segment)
+    end = time.monotonic() + 10
+    while writer.full:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert writer.append(outcome(1000), "outcome")
+    writer.close()
+
+
+def test_a_full_disk_is_counted_and_leaves_whole_entries_only(tmp_path: Path) -> None:
+    """A size-limited tmpfs in a mount namespace of its own, filled up."""
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from app.domain.policy import JournalPolicy
+from app.journal.reader import Journal
+from app.journal.writer import Writer
+from tests.journal.test_journal import numbers, outcome
+from pathlib import Path
+writer = Writer(JournalPolicy({str(tmp_path)!r}, segment_bytes=1 << 20), "w0")
+kept = [n for n in range(3000) if writer.append(outcome(n, 1000), "outcome")]
+assert 0 < len(kept) < 3000, len(kept)
+assert sum(writer.dropped.values()) == 3000 - len(kept), writer.dropped
+assert numbers(Journal(Path({str(tmp_path)!r}))) == kept
+print("kept", len(kept))
+"""
+    mount = f"mount -t tmpfs -o size=1m tmpfs {tmp_path} && exec {sys.executable} -c '{script.replace(chr(39), chr(34))}'"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount], capture_output=True, text=True, timeout=60, check=False
+    )
+    if "Operation not permitted" in done.stderr and os.geteuid() != 0:
+        pytest.skip("only root can mount a file system of a limited size")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("kept ")
+
+
+async def test_fsync_always_answers_a_group_after_one_fsync(tmp_path: Path) -> None:
+    synced: list[int] = []
+
+    def slow_fsync(file: int) -> None:
+        synced.append(file)
+        time.sleep(0.02)
+
+    writer = Writer(JournalPolicy(str(tmp_path), fsync="always"), "w0", fsync=slow_fsync)
+    answered: list[int] = []
+    for number in range(100):
+        writer.append(outcome(number), "outcome")
+        writer.when_durable(lambda number=number: answered.append(number))  # type: ignore[misc]
+    assert answered == []
+    await writer.durable()
+    assert answered == list(range(100))
+    assert len(synced) <= 3  # the first alone, the others together
+    writer.close()
+
+
+async def test_an_fsync_that_fails_is_counted_and_nobody_waits_for_ever(tmp_path: Path) -> None:
+    def failing_fsync(file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    writer = Writer(JournalPolicy(str(tmp_path), fsync="always"), "w0", fsync=failing_fsync)
+    writer.append(outcome(1), "outcome")
+    async with asyncio.timeout(5):
+        await writer.durable()
+    assert writer.fsync_errors == 1
+    assert writer.append(outcome(2), "outcome")
+    assert len(Journal(tmp_path).segments()) == 2  # what follows is not mixed with what may be gone
+    assert numbers(Journal(tmp_path)) == [1, 2]
+    writer.close()
+
+
+async def test_with_refuse_a_failing_fsync_refuses_until_the_disk_is_tried_again(tmp_path: Path) -> None:
+    failing = [True]
+
+    def fsync(file: int) -> None:
+        if failing[0]:
+            raise OSError(errno.EIO, "Input/output error")
+
+    writer = Writer(JournalPolicy(str(tmp_path), fsync="always", on_full="refuse"), "w0", fsync=fsync)
+    assert not writer.refuses
+    writer.append(outcome(1), "outcome")
+    await writer.durable()
+    assert writer.refuses
+    failing[0] = False
+    async with asyncio.timeout(5):
+        while writer.refuses:
+            await asyncio.sleep(0.01)
+    assert writer.append(outcome(2), "outcome")
+    writer.close()
+
+
+def test_a_killed_writer_loses_nothing_it_appended(tmp_path: Path) -> None:
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from app.domain.policy import JournalPolicy
+from app.journal.writer import Writer
+from tests.journal.test_journal import outcome
+writer = Writer(JournalPolicy({str(tmp_path)!r}, segment_bytes=50_000), "w0")
+for number in range(10**9):
+    writer.append(outcome(number), "outcome")
+    sys.stdout.write(f"{{number}}\\n")
+    sys.stdout.flush()
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    seen = -1
+    for line in process.stdout:
+        seen = int(line)
+        if seen >= 5000:
+            process.send_signal(signal.SIGKILL)
+            break
+    for line in process.stdout.read().splitlines():
+        seen = int(line or seen)
+    process.wait()
+    process.stdout.close()
+    journal = Journal(tmp_path)
+    found = numbers(journal)
+    assert found == list(range(len(found)))
+    assert len(found) - 1 >= seen
+    (counts,) = journal.counts()
+    assert counts.closed
+    assert 0 <= counts.received - len(found) <= 1

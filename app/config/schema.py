@@ -209,7 +209,7 @@ class Server(Section):
 class Store(Section):
     url: Annotated[str, AfterValidator(_store_url)] = Field(
         default="sqlite:///data/gateway.db",
-        description="`sqlite:///FILE` (default: `gateway.db` in `data_dir`), relative to the working directory, "
+        description="`sqlite:///FILE` (default: `gateway.db` in `data_dir`; relative paths: to where it starts), "
         "or `postgresql://USER:PASSWORD@HOST/DB`.",
     )
 

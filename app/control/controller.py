@@ -9,7 +9,6 @@ controller yields to whoever changes flags by hand.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,6 @@ from app.control.ports import AuditEntry, Lease, Row, Store
 from app.control.registry import Registry
 from app.control.rollouts import Trial, changes, command_of, departure, event_rows, flags_due, takes_back
 from app.domain.flags import Flags, without_candidate
-from app.domain.prediction import uuid7
 from app.domain.rollout import Action, Command, Event, Rollout, Step, act, start, step, verdict_on
 from app.errors import (
     ConflictError,
@@ -65,13 +63,20 @@ class Controller:
     """`start`, then `run` as a task. It is the link's listener."""
 
     def __init__(
-        self, registry: Registry, flags: FlagsService, store: Store, lease: Lease, clock: Clock
+        self,
+        registry: Registry,
+        flags: FlagsService,
+        store: Store,
+        lease: Lease,
+        clock: Clock,
+        new_id: Callable[[], str],
     ) -> None:
         self._registry = registry
         self._flags = flags
         self._store = store
         self._lease = lease
         self._clock = clock
+        self._new_id = new_id
         self._trials: dict[str, Trial] = {}  # open ones, by model
         self._lock = asyncio.Lock()
         self._tripping: set[asyncio.Task[None]] = set()
@@ -97,7 +102,7 @@ class Controller:
 
     def pairs(self, writer: str, pairs: Pairs) -> None:
         for trial in self._trials.values():
-            trial.evidence.add_pairs(pairs, trial.rollout.id)
+            trial.evidence.add_pairs(writer, pairs, trial.rollout.id)
 
     def guard_trip(self, writer: str, trip: GuardTrip) -> None:
         """Taken care of at once, in a task of its own."""
@@ -137,6 +142,7 @@ class Controller:
         async with self._lock:
             try:
                 trial = await self._find(trip.model, trip.rollout_id)
+                trial.evidence.advance(self._now())
                 evidence = replace(trial.look(), guard_tripped=True, guard_reason=trip.reason)
                 result = act(trial.rollout, Action.ROLLBACK, reason, self._now(), evidence)
             except GatewayError as error:  # already over, or the store is down and the rollout another host's
@@ -219,7 +225,7 @@ class Controller:
             held = self._trials.get(model)
             if known is None or (held is not None and held.unsaved):
                 continue
-            stored = Trial.from_row(row, known.evidence)
+            stored = Trial.from_row(row, known, self._now())
             if held is None or held.rollout.id != stored.rollout.id or not self.leads:
                 self._trials[model] = stored
             elif stored.events > held.events:
@@ -249,6 +255,7 @@ class Controller:
             await self._carry_out(
                 trial, [command] if command else [], _CONTROLLER, "rollout.resume", trial.rollout.reason
             )
+        trial.evidence.advance(self._now())
         result = step(trial.rollout, trial.look(), self._now())
         if result.events:
             await self._enter(trial, result, _CONTROLLER)
@@ -395,7 +402,7 @@ class Controller:
                 raise ConflictError(f"{flags.candidate!r} is candidate by flags; take it out first")
             if candidate in flags.disabled_versions:
                 raise ConflictError(f"{candidate!r} is disabled by flags; enable it first")
-            identity = str(uuid7(int(self._now() * 1000), os.urandom(10)))
+            identity = self._new_id()
             rollout = start(
                 id=identity,
                 model=model,
@@ -411,7 +418,8 @@ class Controller:
                 shadow_min_requests=shadow_min_requests,
                 guard_mode=known.guard.mode,
             )
-            trial = Trial(rollout, TrialEvidence(candidate, known.evidence))
+            evidence = TrialEvidence.begin(known, candidate, rollout.production, self._now())
+            trial = Trial(rollout, evidence)
             await self._store_trial(trial, [])
             self._trials[model] = trial
             await self._audit(rollout, by, "rollout.start", reason)
@@ -433,14 +441,14 @@ class Controller:
 
     async def _find(self, model: str, rollout_id: str) -> Trial:
         """The rollout as it stands; `NotFoundError` when the model has none of that id."""
-        policy = self._registry.model(model).evidence
+        known = self._registry.model(model)
         held = self._trials.get(model)
         if held is not None and held.rollout.id == rollout_id:
             return held
         row = await self._store.rollout(rollout_id)
         if row is None or row["model"] != model:
             raise NotFoundError(f"there is no rollout {rollout_id[:50]!r} of {model!r}")
-        return Trial.from_row(row, policy)
+        return Trial.from_row(row, known, self._now())
 
     def open_rollout(self, model: str) -> Row | None:
         """The open one as it stands at this moment, without its events."""
@@ -457,12 +465,14 @@ class Controller:
 
     async def rollouts(self, model: str, limit: int) -> list[Row]:
         """The newest first, without their events."""
-        policy = self._registry.model(model).evidence
+        known = self._registry.model(model)
         rows = await self._store.rollouts(model, limit)
         held = self._trials.get(model)
         return [
             self._view(
-                held if held is not None and held.rollout.id == row["id"] else Trial.from_row(row, policy)
+                held
+                if held is not None and held.rollout.id == row["id"]
+                else Trial.from_row(row, known, self._now())
             )
             for row in rows
         ]
@@ -474,7 +484,15 @@ class Controller:
         row["verdict"] = (
             {"health": str(verdict.health), "reason": verdict.reason} if trial.rollout.is_open else None
         )
-        row["evidence"] = evidence.figures()
+        row["requests_in_stage"] = trial.rollout.requests_in_stage(evidence)
+        snapshot = trial.evidence.snapshot()
+        row["evidence"] = {
+            **evidence.figures(),
+            "counts": snapshot.counts,
+            "metrics": [{"name": one.name, "part": one.part, "log_e": one.log_e} for one in snapshot.metrics],
+            "latency_margins": snapshot.latency_margins,
+            "order_effect_pairs": snapshot.order_effect_pairs,
+        }
         return row
 
     def series(self) -> Iterator[Series]:

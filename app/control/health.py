@@ -1,4 +1,4 @@
-"""How each version did in the last minutes, from what the workers count every second. For people and
+"""How each version did in the last minute, from what the workers count every second. For people and
 dashboards: nothing is decided by it.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from app.domain.evidence.tick import bucket_floor_ms
 from app.link.messages import VersionTick
 
-WINDOW_S = 300
+WINDOW_S = 60
 MAX_TRACKS = 2000
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
 

@@ -14,7 +14,7 @@ import msgspec
 from app.control.evidence import TrialEvidence
 from app.control.ports import Row
 from app.domain.flags import Flags
-from app.domain.model import EvidencePolicy
+from app.domain.model import Model
 from app.domain.rollout import (
     Command,
     DisableCandidate,
@@ -46,7 +46,7 @@ class Trial:
     saved_at: float = float("-inf")
 
     def look(self) -> Evidence:
-        return self.evidence.figures(shadowing=self.rollout.stage_index < 0)
+        return self.evidence.figures()
 
     def row(self) -> Row:
         """As the store keeps it. Times are UTC."""
@@ -65,11 +65,13 @@ class Trial:
         }
 
     @classmethod
-    def from_row(cls, row: Row, policy: EvidencePolicy) -> Trial:
+    def from_row(cls, row: Row, model: Model, now: float) -> Trial:
         """`ValueError` (also msgspec's) when the row holds something else."""
         document = row["document"]
         rollout = msgspec.convert(document["rollout"], Rollout)
-        evidence = TrialEvidence.from_state(document["evidence"], rollout.candidate, policy)
+        evidence = TrialEvidence.from_state(
+            document["evidence"], model, rollout.candidate, rollout.production, now
+        )
         return cls(rollout, evidence, bool(document["carried_out"]), int(document["events"]))
 
 

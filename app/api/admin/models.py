@@ -50,24 +50,34 @@ def model_view(model: Model, services: Services) -> dict[str, Any]:
 
 
 def health_view(model: Model, services: Services) -> list[dict[str, Any]]:
-    """Each version that was asked anything in the last minutes, with what the window rule says of these
+    """Each version that was asked anything in the last minute, with what the window rule says of these
     figures.
     """
     return [
-        {**asdict(one), "guard": _guard(model.guard, one)}
+        {**asdict(one), **_guard(model.guard, one)}
         for one in services.controller.health.view(model.name, int(services.clock.now().timestamp()))
     ]
 
 
 def _guard(guard: Guard, health: VersionHealth) -> dict[str, Any]:
+    """The window rule over the last minute: null while it says nothing."""
     if health.requests < guard.min_requests:
-        return {"ok": None, "reason": f"{health.requests} requests; {guard.min_requests} are needed"}
+        return {
+            "guard_tripped": None,
+            "guard_reason": f"{health.requests} requests; {guard.min_requests} are needed",
+        }
     p99 = health.latency_ms["p99"]
     if health.error_rate is not None and health.error_rate > guard.error_rate:
-        return {"ok": False, "reason": f"error rate {health.error_rate:.1%} exceeds {guard.error_rate:.1%}"}
+        return {
+            "guard_tripped": True,
+            "guard_reason": f"error rate {health.error_rate:.1%} exceeds {guard.error_rate:.1%}",
+        }
     if p99 is not None and p99 > guard.latency_p99_ms:
-        return {"ok": False, "reason": f"p99 {p99:.0f} ms exceeds {guard.latency_p99_ms:.0f} ms"}
-    return {"ok": True, "reason": "within bounds"}
+        return {
+            "guard_tripped": True,
+            "guard_reason": f"p99 {p99:.0f} ms exceeds {guard.latency_p99_ms:.0f} ms",
+        }
+    return {"guard_tripped": False, "guard_reason": "within bounds"}
 
 
 @router.get("", **needs("read"))
@@ -84,7 +94,7 @@ async def model(model: str, parts: Parts) -> Response:
 
 @router.get("/{model}/health", **needs("read", 404))
 async def health(model: str, parts: Parts) -> Response:
-    """Each version: requests, error rate, latency quantiles of the last minutes, guard; and the open
+    """Each version: requests, error rate, latency quantiles of the last minute, guard; and the open
     rollout's verdict.
     """
     known = parts.registry.model(model)

@@ -238,7 +238,8 @@ class Story:
         truth = np.array([int(row["ground_truth"]) for row in rows])
         weights = np.array([row["sample_weight"] for row in rows])
         self._screen.fact(
-            f"training set: {len(rows):,} labelled predictions, weights {weights.min():.3f} to {weights.max():.2f}"
+            f"training set: {len(rows):,} labelled predictions, "
+            f"weights {weights.min():.3f} to {weights.max():.2f}"
         )
         return await asyncio.to_thread(train, version, names, matrix, truth, weights)
 

@@ -1,0 +1,152 @@
+// The charts: plain SVG that stretches to its box, with every word in HTML beside it so that text stays legible at any
+// width. Each chart carries its figures in its label for people who do not see it. No chart may invent a point: a gap
+// in the data is a gap in the line.
+
+import { h } from "./dom.js";
+
+const WIDTH = 1000;
+const HEIGHT = 200;
+
+/**
+ * Lines over time. `series`: [{name, tone, points: [[seconds, value|null]]}], tones 0–5 are the colours of versions.
+ * `threshold`: {value, name}. `format` turns a value into text.
+ */
+export function lines({ title, series, format, threshold, minimum = 0, atLeast = 0 }) {
+  const points = series.flatMap((one) => one.points).filter(([, value]) => value != null);
+  if (points.length === 0) return empty(title, "no data yet");
+  const from = Math.min(...points.map(([time]) => time));
+  const to = Math.max(...points.map(([time]) => time), from + 10);
+  const top = niceCeiling(Math.max(atLeast, threshold?.value ?? 0, ...points.map(([, value]) => value)));
+  const bottom = Math.min(minimum, ...points.map(([, value]) => value));
+  const x = (time) => ((time - from) / (to - from)) * WIDTH;
+  const y = (value) => HEIGHT - ((value - bottom) / (top - bottom || 1)) * HEIGHT;
+  const last = series.map((one) => `${one.name} ${format(lastValue(one.points))}`).join(", ");
+  return figure(title, `${title}: ${last}`, [
+    h("div", { class: "plot" },
+      h("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+        [0, 0.5, 1].map((part) => h("line", { class: "grid", x1: 0, x2: WIDTH, y1: part * HEIGHT, y2: part * HEIGHT })),
+        threshold && h("line", { class: "threshold", x1: 0, x2: WIDTH, y1: y(threshold.value), y2: y(threshold.value) }),
+        series.map((one) => h("path", { key: one.name, class: `line tone-${one.tone}`, d: path(one.points, x, y) }))),
+      h("span", { class: "tick top" }, format(top)),
+      h("span", { class: "tick bottom" }, format(bottom)),
+      h("span", { class: "tick left" }, `${Math.round(to - from)} s ago`),
+      h("span", { class: "tick right" }, "now")),
+    legend([...series.map((one) => ({ tone: one.tone, text: `${one.name} ${format(lastValue(one.points))}` })),
+      ...(threshold ? [{ tone: "threshold", text: threshold.name }] : [])]),
+  ]);
+}
+
+function path(points, x, y) {
+  let pen = "M";
+  let text = "";
+  for (const [time, value] of points) {
+    if (value == null) {
+      pen = "M";
+      continue;
+    }
+    text += `${pen}${x(time).toFixed(1)} ${y(value).toFixed(1)}`;
+    pen = "L";
+  }
+  return text;
+}
+
+/** One bar cut into shares: [{name, tone, share 0..1}]. */
+export function split({ title, parts, note }) {
+  const described = parts.map((part) => `${part.name} ${percent(part.share)}`).join(", ");
+  return figure(title, `${title}: ${described || "no traffic"}`, [
+    h("div", { class: "split" },
+      parts.map((part) => h("span", { key: part.name, class: `tone-${part.tone}`, styles: { width: `${part.share * 100}%` } }))),
+    legend(parts.map((part) => ({ tone: part.tone, text: `${part.name} ${percent(part.share)}` }))),
+    note && h("p", { class: "note" }, note),
+  ]);
+}
+
+/** A value on its way to a threshold. `ratio` may pass 1; `words` say both. */
+export function gauge({ title, ratio, words, bad }) {
+  const filled = Math.max(0, Math.min(ratio ?? 0, 1.25)) / 1.25;
+  return figure(title, `${title}: ${words}`, [
+    h("div", { class: `gauge ${bad ? "bad" : ""}` },
+      h("span", { class: "filled", styles: { width: `${filled * 100}%` } }),
+      h("span", { class: "mark" })),
+    h("p", { class: "note" }, words),
+  ]);
+}
+
+/** Values with intervals on one scale: [{name, tone, value, low, high}]. */
+export function intervals({ title, rows, format, reference }) {
+  const known = rows.filter((row) => row.value != null);
+  if (known.length === 0) return empty(title, "no mature outcomes yet");
+  const ends = known.flatMap((row) => [row.low ?? row.value, row.high ?? row.value]).concat(reference ? [reference.value] : []);
+  const spread = Math.max(...ends) - Math.min(...ends) || 0.1;
+  const from = Math.min(...ends) - spread * 0.1;
+  const to = Math.max(...ends) + spread * 0.1;
+  const at = (value) => `${(((value - from) / (to - from)) * 100).toFixed(2)}%`;
+  const described = known.map((row) => `${row.name} ${format(row.value)}`).join(", ");
+  return figure(title, `${title}: ${described}`, [
+    h("div", { class: "intervals" }, known.map((row) => h("div", { key: row.name, class: "interval" },
+      h("span", { class: "name" }, row.name),
+      h("span", { class: "track" },
+        reference && h("i", { class: "reference", styles: { left: at(reference.value) } }),
+        row.low != null && h("i", { class: `range tone-${row.tone}`, styles: { left: at(row.low), right: `${100 - parseFloat(at(row.high))}%` } }),
+        h("i", { class: `dot tone-${row.tone}`, styles: { left: at(row.value) } })),
+      h("span", { class: "figure" }, row.low == null ? format(row.value) : `${format(row.value)} (${format(row.low)} – ${format(row.high)})`)))),
+    reference && legend([{ tone: "threshold", text: `${reference.name} ${format(reference.value)}` }]),
+  ]);
+}
+
+/** Bars from 0; `ratio` 1 is the threshold: [{name, ratio, words, bad}]. */
+export function bars({ title, rows }) {
+  if (rows.length === 0) return empty(title, "nothing to compare yet");
+  const longest = Math.max(1.1, ...rows.map((row) => row.ratio));
+  return figure(title, `${title}: ${rows.filter((row) => row.bad).length} of ${rows.length} over the threshold`, [
+    h("div", { class: "bars" }, rows.map((row) => h("div", { key: row.name, class: `bar ${row.bad ? "bad" : ""}` },
+      h("span", { class: "name", title: row.name }, row.name),
+      h("span", { class: "track" },
+        h("i", { class: "filled", styles: { width: `${(row.ratio / longest) * 100}%` } }),
+        h("i", { class: "reference", styles: { left: `${100 / longest}%` } })),
+      h("span", { class: "figure" }, row.words)))),
+  ]);
+}
+
+function legend(items) {
+  return h("ul", { class: "legend" }, items.map((item) => h("li", { key: item.text.split(" ")[0] + item.tone },
+    h("i", { class: `swatch tone-${item.tone}`, "aria-hidden": "true" }), item.text)));
+}
+
+function figure(title, label, content) {
+  return h("figure", { class: "chart" }, h("figcaption", null, title), h("div", { role: "img", "aria-label": label }, content));
+}
+
+function empty(title, why) {
+  return h("figure", { class: "chart" }, h("figcaption", null, title), h("p", { class: "empty" }, why));
+}
+
+function lastValue(points) {
+  return points.length ? points[points.length - 1][1] : null;
+}
+
+function niceCeiling(value) {
+  if (!(value > 0)) return 1;
+  const unit = 10 ** Math.floor(Math.log10(value));
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((step) => step * unit).find((step) => step >= value * 0.9999) ?? 10 * unit;
+}
+
+/** 0.0512 → "5.1 %". */
+export function percent(share) {
+  if (share == null || Number.isNaN(share)) return "–";
+  const value = share * 100;
+  return `${value >= 99.95 || value === 0 ? value.toFixed(0) : value < 1 ? value.toFixed(2) : value.toFixed(1)} %`;
+}
+
+/** Milliseconds with as many digits as they deserve. */
+export function milliseconds(value) {
+  if (value == null || Number.isNaN(value)) return "–";
+  return value >= 1000 ? `${(value / 1000).toFixed(1)} s` : `${value >= 100 ? value.toFixed(0) : value.toFixed(1)} ms`;
+}
+
+/** A figure without a unit. */
+export function number(value, digits = 3) {
+  if (value == null || Number.isNaN(value)) return "–";
+  if (typeof value !== "number") return String(value);
+  return Number.isInteger(value) ? value.toLocaleString("en") : value.toFixed(digits);
+}

@@ -1,0 +1,44 @@
+// How right each version was, by outcomes old enough to be complete; estimates stand apart and are named so.
+
+import { modelPath } from "../api.js";
+import { intervals, number, percent } from "../charts.js";
+import { h } from "../dom.js";
+import { card, table, waiting } from "../pieces.js";
+
+export const performanceView = {
+  title: "Performance",
+
+  paths: ({ name }) => ({ performance: { path: modelPath(name, "/performance"), every: 3 } }),
+
+  draw(here) {
+    const { data, live } = here;
+    if (!data.performance) return waiting(live, "performance");
+    const { versions } = data.performance;
+    return h("div", { class: "grid" },
+      metricNames(versions).map((metric) => h("section", { class: "card", key: metric }, metricChart(here, versions, metric))),
+      h("section", { class: "card wide" }, h("h2", null, "Coverage"), coverage(versions)));
+  },
+};
+
+function metricNames(versions) {
+  return [...new Set(versions.flatMap((one) => Object.keys(one.metrics)))];
+}
+
+function metricChart({ tone, model }, versions, metric) {
+  const { retraining } = model.configuration;
+  return intervals({
+    title: metric,
+    rows: versions.filter((one) => one.metrics[metric]).map((one) => ({ name: one.version, tone: tone(one.version), ...one.metrics[metric] })),
+    format: (value) => number(value, 3),
+    reference: retraining.metric === metric && retraining.baseline != null ? { value: retraining.baseline, name: "at training" } : null,
+  });
+}
+
+function coverage(versions) {
+  return table([
+    { name: "Version", of: (row) => row.version },
+    { name: "Mature predictions", numeric: true, of: (row) => number(row.mature) },
+    { name: "with an outcome", numeric: true, of: (row) => number(row.labelled) },
+    { name: "coverage", numeric: true, of: (row) => percent(row.coverage) },
+  ], versions, { empty: "no predictions yet", key: (row) => row.version });
+}

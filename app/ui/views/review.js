@@ -1,0 +1,2 @@
+import { h } from "../dom.js";
+export const reviewView = { title: "Review", draw: () => h("p", null, "") };

@@ -24,9 +24,18 @@ from app.control.flags import FlagsService
 from app.control.health import RecentHealth
 from app.control.ports import AuditEntry, Lease, Row, Store
 from app.control.registry import Registry
-from app.control.rollouts import Trial, changes, command_of, departure, event_rows, flags_due, takes_back
+from app.control.rollouts import (
+    Trial,
+    changes,
+    command_of,
+    departure,
+    event_rows,
+    event_view,
+    flags_due,
+    takes_back,
+)
 from app.domain.flags import Flags, without_candidate
-from app.domain.rollout import Action, Command, Event, Rollout, Step, act, start, step, verdict_on
+from app.domain.rollout import Action, Command, Event, Rollout, Step, act, start, step
 from app.errors import (
     ConflictError,
     GatewayError,
@@ -461,7 +470,7 @@ class Controller:
         """
         trial = await self._find(model, rollout_id)
         stored = await self._store.rollout(rollout_id)
-        return {**self._view(trial), "events": stored.get("events", []) if stored else []}
+        return {**self._view(trial), "events": [event_view(one) for one in (stored or {}).get("events", [])]}
 
     async def rollouts(self, model: str, limit: int) -> list[Row]:
         """The newest first, without their events."""
@@ -478,22 +487,7 @@ class Controller:
         ]
 
     def _view(self, trial: Trial) -> Row:
-        evidence = trial.look()
-        verdict = verdict_on(trial.rollout, evidence, self._now())
-        row = {name: value for name, value in trial.row().items() if name != "document"}
-        row["verdict"] = (
-            {"health": str(verdict.health), "reason": verdict.reason} if trial.rollout.is_open else None
-        )
-        row["requests_in_stage"] = trial.rollout.requests_in_stage(evidence)
-        snapshot = trial.evidence.snapshot()
-        row["evidence"] = {
-            **evidence.figures(),
-            "counts": snapshot.counts,
-            "metrics": [{"name": one.name, "part": one.part, "log_e": one.log_e} for one in snapshot.metrics],
-            "latency_margins": snapshot.latency_margins,
-            "order_effect_pairs": snapshot.order_effect_pairs,
-        }
-        return row
+        return trial.view(self._now())
 
     def series(self) -> Iterator[Series]:
         for labels, count in self.rollbacks.items():

@@ -4,9 +4,10 @@ stored. No I/O.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from app.domain.rollout import (
     EndWatch,
     Event,
     Evidence,
+    Figure,
     PromoteCandidate,
     RestoreProduction,
     Rollout,
@@ -28,6 +30,7 @@ from app.domain.rollout import (
     StartShadow,
     State,
     flags_after,
+    verdict_on,
 )
 
 
@@ -49,18 +52,43 @@ class Trial:
         return self.evidence.figures()
 
     def row(self) -> Row:
-        """As the store keeps it. Times are UTC."""
+        """As the store keeps it: plain JSON, times in seconds since the epoch."""
         return {
             **asdict(self.rollout),
             "percent": self.rollout.percent,
-            "open": self.rollout.is_open,
-            "started_at": _time(self.rollout.started_at),
-            "ended_at": None if self.rollout.ended_at is None else _time(self.rollout.ended_at),
             "document": {
                 "rollout": asdict(self.rollout),
                 "evidence": self.evidence.state(),
                 "carried_out": self.carried_out,
                 "events": self.events,
+            },
+        }
+
+    def view(self, now: float) -> Row:
+        """For people and programs: times as times, the verdict and evidence of this moment."""
+        evidence = self.look()
+        snapshot = self.evidence.snapshot()
+        verdict = verdict_on(self.rollout, evidence, now)
+        facts = asdict(self.rollout)
+        times = ("started_at", "ended_at", "stage_entered_at", "paused_at")
+        return {
+            **facts,
+            **{name: None if facts[name] is None else _time(facts[name]) for name in times},
+            "open": self.rollout.is_open,
+            "percent": self.rollout.percent,
+            "requests_in_stage": self.rollout.requests_in_stage(evidence),
+            "elapsed_s": self.rollout.elapsed_s(now),
+            "verdict": {"health": str(verdict.health), "reason": verdict.reason}
+            if self.rollout.is_open
+            else None,
+            "evidence": {
+                **evidence.figures(),
+                "counts": dict(snapshot.counts),
+                "metrics": [
+                    {"name": one.name, "part": one.part, "log_e": one.log_e} for one in snapshot.metrics
+                ],
+                "latency_margins": snapshot.latency_margins,
+                "order_effect_pairs": snapshot.order_effect_pairs,
             },
         }
 
@@ -80,10 +108,21 @@ def _time(seconds: float) -> datetime:
 
 
 def event_rows(events: Sequence[Event]) -> list[Row]:
+    """As the store keeps them."""
     return [
-        {"at": _time(event.at), "kind": event.kind, "reason": event.reason, "figures": dict(event.figures)}
+        {"at": event.at, "kind": event.kind, "reason": event.reason, "figures": _json(event.figures)}
         for event in events
     ]
+
+
+def event_view(row: Row) -> Row:
+    """For people and programs: the time as a time."""
+    return {**row, "at": _time(row["at"]) if isinstance(row["at"], (int, float)) else row["at"]}
+
+
+def _json(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """JSON has no infinities: a figure that is none is left out."""
+    return {name: value for name, value in figures.items() if not isinstance(value, float) or isfinite(value)}
 
 
 def command_of(rollout: Rollout, reason: str = "") -> Command | None:

@@ -41,7 +41,7 @@ def arguments() -> argparse.Namespace:
         "--pin",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="one core for contenders, the others for load (default)",
+        help="proxies on one core, all else on the others (default)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
     parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md, .svg and .json")

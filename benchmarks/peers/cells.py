@@ -32,12 +32,11 @@ class Cell:
     contender: Contender | None
     shape: Shape = Shape.FULL
     slow: bool = False  # model servers that take 20 ms
-    pinned: bool = True  # to its own core; else only load and model servers are held apart
 
     @property
     def group(self) -> str:
         """Cells with the same group take turns."""
-        return f"{self.shape}-{'slow' if self.slow else 'instant'}-{'pinned' if self.pinned else 'free'}"
+        return f"{self.shape}-{'slow' if self.slow else 'instant'}"
 
 
 CELLS = (
@@ -54,31 +53,22 @@ CELLS = (
         Gateway(canary=False, shadow=False),
     ),
     Cell("ours-1000-models", "model-gateway, 1,000 models, split + shadow", Gateway(models=1000)),
+    Cell("ours-two-workers", "model-gateway, two workers, split + shadow", Gateway(workers=2)),
     Cell("direct-20ms", "model server, no proxy, 20 ms", None, slow=True),
     Cell("nginx-20ms", "nginx, split_clients + mirror, 20 ms", NGINX, slow=True),
     Cell("envoy-20ms", "Envoy, weighted + mirror, 20 ms", ENVOY, slow=True),
     Cell("fastapi-20ms", "FastAPI + httpx, 20 ms", FASTAPI, slow=True),
     Cell("ours-20ms", "model-gateway, split + shadow, 20 ms", Gateway(), slow=True),
-    Cell("ours-one-worker", "model-gateway, one worker, free to use all cores", Gateway(), pinned=False),
-    Cell(
-        "ours-two-workers",
-        "model-gateway, two workers, free to use all cores",
-        Gateway(workers=2),
-        pinned=False,
-    ),
-    Cell("direct-paced", "model server, no proxy, 20 ms, paced", None, Shape.PACED, True, False),
-    Cell("nginx-paced", "nginx, split_clients + mirror, 20 ms, paced", NGINX, Shape.PACED, True, False),
-    Cell("envoy-paced", "Envoy, weighted + mirror, 20 ms, paced", ENVOY, Shape.PACED, True, False),
-    Cell("ours-paced", "model-gateway, split + shadow, 20 ms, paced", Gateway(), Shape.PACED, True, False),
-    Cell(
-        "envoy-crowd", "Envoy, weighted + mirror, 20 ms, 1,000 connections", ENVOY, Shape.CROWD, True, False
-    ),
+    Cell("direct-paced", "model server, no proxy, 20 ms, paced", None, Shape.PACED, True),
+    Cell("nginx-paced", "nginx, split_clients + mirror, 20 ms, paced", NGINX, Shape.PACED, True),
+    Cell("envoy-paced", "Envoy, weighted + mirror, 20 ms, paced", ENVOY, Shape.PACED, True),
+    Cell("ours-paced", "model-gateway, split + shadow, 20 ms, paced", Gateway(), Shape.PACED, True),
+    Cell("envoy-crowd", "Envoy, weighted + mirror, 20 ms, 1,000 connections", ENVOY, Shape.CROWD, True),
     Cell(
         "ours-crowd",
         "model-gateway, split + shadow, 20 ms, 1,000 connections",
         Gateway(),
         Shape.CROWD,
         True,
-        False,
     ),
 )

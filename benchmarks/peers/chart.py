@@ -26,7 +26,7 @@ def bars(samples: Sequence[Sample]) -> list[Bar]:
     found = []
     for cell in CELLS:
         mine = [sample["cpu_us"] for sample in samples if sample["cell"] == cell.name]
-        if mine and cell.contender is not None and cell.shape is Shape.FULL and cell.pinned and not cell.slow:
+        if mine and cell.contender is not None and cell.shape is Shape.FULL and not cell.slow:
             parts = {role: statistics.median(cpu.get(role, 0.0) for cpu in mine) for role in ROLES}
             found.append((cell.name, parts))
     return found

@@ -19,7 +19,16 @@ from benchmarks.peers.cells import CONNECTIONS, MANY, Cell, Shape
 from benchmarks.peers.contenders import PATH, ROOT, Launch, Place
 from benchmarks.peers.install import Tools
 from benchmarks.peers.load import DRAIN_S
-from benchmarks.peers.processes import Child, PeerError, command_line, cpu_seconds, free_port, memory, tree
+from benchmarks.peers.processes import (
+    Child,
+    PeerError,
+    command_line,
+    cpu_seconds,
+    free_port,
+    memory,
+    pin,
+    tree,
+)
 from benchmarks.peers.traffic import Load, write_script, wrk
 from benchmarks.peers.upstream import VERSIONS
 
@@ -79,12 +88,24 @@ class Bench:
         production, canary, shadow = (self.ports[f"{speed}-{version}"] for version in VERSIONS)
         place = Place(home, free_port(), production, canary, shadow)
         launch = cell.contender(self.tools, place)
-        cpus = self.proxy_cpus if cell.pinned else None
-        with Child(launch.command, home / "log", cpus=cpus, cwd=home, env=launch.env) as child:
+        with Child(launch.command, home / "log", cpus=self.proxy_cpus, cwd=home, env=launch.env) as child:
             child.wait_listening(place.port)
             if launch.ready is not None:
                 launch.ready()
+            self._pin(launch, child)
             yield launch, child, place.port
+
+    def _pin(self, launch: Launch, child: Child) -> None:
+        """The first proxy process stays where all started; further ones and the others go elsewhere."""
+        if self.load_cpus is None:
+            return
+        proxies = 0
+        for pid in tree(child.pid):
+            if launch.role(command_line(pid)) == "proxy":
+                proxies += 1
+                if proxies == 1:
+                    continue
+            pin(pid, self.load_cpus)
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Requests and new connections that reached each version since the last call."""

@@ -90,6 +90,13 @@ def tree(root: int) -> list[int]:
     return found
 
 
+def pin(pid: int, cpus: frozenset[int]) -> None:
+    """Confine all threads of `pid`; those that it starts later inherit it from the one that starts them."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setaffinity(int(thread), cpus)
+
+
 def free_port() -> int:
     """A loopback port that was free a moment ago."""
     with socket.socket() as probe:

@@ -201,8 +201,8 @@ do not do. Its CPU is counted until the last record is in the store.
 def _place(results: Results) -> str:
     if results["pinned"]:
         return (
-            "Contenders are pinned to one core, load and model servers to the other; the paced, crowd and "
-            "worker-count cells leave the contender free."
+            "The proxying process is pinned to one core (the second of two workers to the other), everything "
+            "else to the other: load, model servers, the gateway's control process."
         )
     return "Nothing is pinned; contender, load generator and model servers share the cores."
 

@@ -176,5 +176,5 @@ def test_the_page_and_the_chart_show_each_measured_cell() -> None:
     assert "broke" in page
     assert "long story" not in page
     drawing = chart.svg(samples)
-    assert drawing.count("text-anchor") == len(chart.bars(samples)) == 8
+    assert drawing.count("text-anchor") == len(chart.bars(samples)) == 9
     assert report.text(results).count("not measured") < len(goals.GOALS)

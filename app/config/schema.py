@@ -122,7 +122,7 @@ def _json_path(path: str) -> str:
     try:
         compile_path(path)
     except InvalidError as error:
-        raise _fault(f"is no path this gateway reads: {error}") from None
+        raise _fault(f"cannot be used ({error}); write one such as $.features") from None
     return path
 
 
@@ -130,7 +130,7 @@ def _key_path(path: str) -> str:
     try:
         compile_key_path(path)
     except InvalidError as error:
-        raise _fault(f"is no routing key: {error}") from None
+        raise _fault(f"cannot be used ({error}); write one such as $.user_id") from None
     return path
 
 

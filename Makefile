@@ -1,0 +1,76 @@
+# Everything a machine with Python 3.11 or newer needs: `make demo`, `make test`. Each target sets itself up.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# The first that is Python 3.11 or newer; `make PYTHON=… demo` chooses another.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+export PYTHONDONTWRITEBYTECODE ?= 1
+
+.PHONY: demo serve test check format lint types contracts docs lock servers interop browser faults bench setup clean
+
+demo: $(INSTALLED) ## Watch real models being released and rolled back (three minutes).
+	$(BIN)/python -m app demo $(ARGS)
+
+serve: $(INSTALLED) ## Run the gateway with gateway.example.yaml.
+	$(BIN)/python -m app serve --config gateway.example.yaml $(ARGS)
+
+test: $(INSTALLED) servers ## All tests, with a real PostgreSQL and Redis.
+	$(BIN)/python -m pytest $(ARGS)
+
+check: format lint types contracts test ## What a change must pass.
+
+format: $(INSTALLED)
+	$(BIN)/ruff format --check --quiet . || { echo 'formatting differs; run: $(BIN)/ruff format .'; exit 1; }
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check --quiet .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+contracts: $(INSTALLED)
+	$(BIN)/lint-imports --no-cache
+
+docs: $(INSTALLED) ## Write the generated parts of docs/.
+	$(BIN)/python -m docs.generate
+
+servers: $(INSTALLED)
+	@$(BIN)/python -m tests.bring_servers
+
+interop: $(INSTALLED) servers ## Real model servers and clients of other projects.
+	$(BIN)/python -m pytest -m interop $(ARGS)
+
+browser: $(INSTALLED) servers ## The dashboard in a real browser.
+	$(BIN)/python -m pytest -m browser $(ARGS)
+
+faults: $(INSTALLED) servers ## Killed processes, full disks, lost servers; takes long.
+	$(BIN)/python -m pytest -m faults $(ARGS)
+
+bench: $(INSTALLED) ## Side by side with other proxies.
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+setup: $(INSTALLED)
+
+# Made again only when the locked dependencies or the project's own metadata change.
+$(INSTALLED): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; install one, or name it: make PYTHON=/path/to/python3'; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments; install its venv package (Debian, Ubuntu: apt-get install python3-venv)"; exit 1; }
+	@test ! -e $(BIN)/python || $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || rm -rf $(VENV)
+	@test -e $(BIN)/python || { echo 'making $(VENV) with $(PYTHON)'; $(PYTHON) -m venv $(VENV); }
+	@echo 'installing the locked dependencies'
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock: $(INSTALLED) ## Resolve the dependencies of pyproject.toml anew.
+	$(PIP) install uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

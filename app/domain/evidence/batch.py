@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from app.domain.routing import canary_share
+
 WINDOW = 600  # ticks for which a batch may be late, and for which its key is remembered
 
 
@@ -58,12 +60,16 @@ class Stratum:
         return Stratum(self.percent, self.production + other.production, self.candidate + other.candidate)
 
     @property
+    def share(self) -> float:
+        """The configured share, known before any request came."""
+        return canary_share(self.percent)
+
+    @property
     def information(self) -> float:
         """Expected number of canary requests, or of production's if they are fewer; 0 where nothing is
         compared.
         """
-        part = min(max(self.percent / 100.0, 0.0), 1.0)
-        return (self.production.requests + self.candidate.requests) * part * (1.0 - part)
+        return (self.production.requests + self.candidate.requests) * self.share * (1.0 - self.share)
 
 
 @dataclass(frozen=True, slots=True)

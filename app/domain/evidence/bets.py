@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 ODDS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)  # how many times likelier a bad event may be
+IMMEDIATE_ODDS = (30.0, 100.0)  # of bets at the known share, which need no company: see `immediate_growth`
 TILTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # shifts of the whole distribution, in standard normal scores
 TAILS = (0.9, 0.99, 0.999)  # quantiles of production beyond which a tail bet pays
 TAIL_WEIGHTS = (2.0, 5.0, 20.0)
@@ -35,7 +36,7 @@ def label_factors(weight: ArrayLike, share: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def bucket_growth(candidate: ArrayLike, production: ArrayLike, log_weights: ArrayLike) -> Floats:
-    """Log growth of label bets on bucketed values. Shapes (…, K), (…, K), (J, K) give (…, J).
+    """Log growth of label bets on bucketed values. Shapes (…, K), (…, K), (…, J, K) give (…, J).
 
     The share is the realised one of the batch. Mean at most 1 under the null for any weights when the values
     of a batch are drawn alike: with a, b the means of the two factors, `rho·a + (1 − rho)·b = 1` and so
@@ -46,7 +47,7 @@ def bucket_growth(candidate: ArrayLike, production: ArrayLike, log_weights: Arra
     n_c, both = c.sum(-1), c + p
     share = (n_c / np.maximum(both.sum(-1), 1.0))[..., None, None]
     share_of_bucket = np.log(share * np.exp(log_w) + (1.0 - share))  # (…, J, K)
-    growth: Floats = np.einsum("...k,jk->...j", c, log_w) - np.einsum(
+    growth: Floats = np.einsum("...k,...jk->...j", c, log_w) - np.einsum(
         "...k,...jk->...j", both, share_of_bucket
     )
     return growth
@@ -75,6 +76,24 @@ def binary_growth(
     log_odds = np.log(np.asarray(odds, dtype=np.float64)) + log_null
     means = _log_hypergeometric_means(n, bad, total, np.append(log_odds, log_null))
     growth: Floats = x[..., None] * (log_odds - log_null) - means[..., :-1] + means[..., -1:]
+    return growth
+
+
+def immediate_growth(
+    candidate_bad: ArrayLike, production_bad: ArrayLike, share: ArrayLike, margin: float = 1.0
+) -> Floats:
+    """Log growth of label bets on bad events at a share that is known beforehand. Three (…) give (…, J).
+
+    Only where requests are assigned one by one, each by chance: then the share is the configured one,
+    whatever was realised, and a single request can be bet on. `(r/m)·(rho·m + 1 − rho)/(rho·r + 1 − rho)` for
+    a bad event of the candidate, without r/m for one of production. Fewer canary requests than configured
+    only cost evidence.
+    """
+    x, y = np.asarray(candidate_bad, dtype=np.float64), np.asarray(production_bad, dtype=np.float64)
+    rho = np.asarray(share, dtype=np.float64)[..., None]
+    odds = np.asarray(IMMEDIATE_ODDS) * margin
+    drag = np.log(rho * margin + 1.0 - rho) - np.log(rho * odds + 1.0 - rho)
+    growth: Floats = x[..., None] * np.log(odds / margin) + (x + y)[..., None] * drag
     return growth
 
 
@@ -129,6 +148,8 @@ REFERENCE_STAKES: Floats = np.array(
     + [0.5 / (len(TAILS) * len(TAIL_WEIGHTS))] * (len(TAILS) * len(TAIL_WEIGHTS))
 )
 EVEN_STAKES: Floats = np.full(len(ODDS), 1.0 / len(ODDS))
+# Eleven parts: one for each of the odds, then those of the immediate bets, more on the larger.
+ERROR_STAKES: Floats = np.array([1.0] * len(ODDS) + [1.0, 2.0]) / (len(ODDS) + 3.0)
 
 
 def log_sum(values: Floats) -> Floats:

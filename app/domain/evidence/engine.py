@@ -19,6 +19,7 @@ from app.domain.evidence.bets import (
     binary_growth,
     bucket_growth,
     floor_growth,
+    immediate_growth,
     reference_weights,
 )
 from app.domain.evidence.labels import ENOUGH_LOSSES, LossLadder
@@ -126,7 +127,7 @@ class Engine:
         self.candidate, self.production = candidate, production
         self.started = self.last = started  # ticks
         self.tally = Tally()
-        self.stakes = {m: Stake(bet_stakes(m, config.severity)) for m in config.metrics}
+        self.stakes = {m: Stake(bet_stakes(m, config)) for m in config.metrics}
         self.floor_stake = Stake(EVEN_STAKES)  # errors, against the absolute floor
         self.seen = Seen()
         self.pool = Pool()
@@ -146,7 +147,7 @@ class Engine:
         strata = self._admit_batches(tick, look.batches)
         if strata and self.tally.candidate_requests > self.config.warmup_requests:
             floor = self._floor(strata)
-            growth |= self._two_samples(self.pool.ready(strata))
+            growth |= self._two_samples(strata, self.pool.ready(strata))
         self._collect(strata)
         growth |= self._pairs([b for b in look.pairs if self._admit(f"pairs:{b.replica}", b.tick, tick)])
         growth |= self._shadows([b for b in look.shadows if self._admit(f"shadow:{b.source}", b.tick, tick)])
@@ -204,21 +205,26 @@ class Engine:
                 t.last_request_tick = max(t.last_request_tick or batch.tick, batch.tick)
         return strata
 
-    def _two_samples(self, strata: Sequence[Stratum]) -> dict[str, Floats]:
-        """Growth by comparing the two arms of each stratum."""
+    def _two_samples(self, strata: Sequence[Stratum], ready: Sequence[Stratum]) -> dict[str, Floats]:
+        """Growth by comparing the arms: of strata large enough at their realised share, of all at the known
+        one.
+        """
         growth: dict[str, Floats] = {}
-        if not strata:
-            return growth
-        c, p = [s.candidate for s in strata], [s.production for s in strata]
+        c, p = [s.candidate for s in ready], [s.production for s in ready]
         if "errors" in self.stakes:
+            m = self.config.margin
             counts = (
                 [a.requests for a in c],
                 [a.errors for a in c],
                 [a.requests for a in p],
                 [a.errors for a in p],
             )
-            growth["errors"] = binary_growth(*counts, margin=self.config.margin).sum(0)
-        if "latency" in self.stakes and self.reference is not None:
+            growth["errors"] = binary_growth(*counts, margin=m).sum(0)
+            if not self.config.sticky:
+                bad = ([s.candidate.errors for s in strata], [s.production.errors for s in strata])
+                at_once = immediate_growth(*bad, [s.share for s in strata], m).sum(0)
+                growth["errors"] = np.concatenate([growth["errors"], at_once])
+        if ready and "latency" in self.stakes and self.reference is not None:
             log_weights, _ = reference_weights(self.reference)
             growth["latency"] = bucket_growth(_histograms(c), _histograms(p), log_weights).sum(0)
         return growth

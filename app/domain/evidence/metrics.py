@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from app.domain.evidence.bets import EVEN_STAKES, REFERENCE_STAKES, Floats
+from app.domain.evidence.bets import ERROR_STAKES, EVEN_STAKES, REFERENCE_STAKES, Floats
 from app.domain.evidence.pairs import SCORE_STAKES, SIDE_STAKES
 from app.domain.evidence.shadow import SHIFT_STAKES, Severity, severity_stakes
 
@@ -40,6 +40,7 @@ class EngineConfig:
     margin: float = 1.0  # an odds ratio of errors up to this counts as no worse
     floor: float = 0.0  # an error rate up to this is accepted, whatever production's is
     metrics: tuple[str, ...] = ("errors", "latency")
+    sticky: bool = False  # requests are assigned by a routing key, not one by one
     horizon: int = 3600  # ticks over which most of the stake enters
     warmup_requests: int = 0  # of a fresh candidate, not counted
     severity: Severity = field(default_factory=Severity)
@@ -52,6 +53,8 @@ class EngineConfig:
             0.0 < self.alpha < 1.0 and self.margin >= 1.0 and 0.0 <= self.floor < 1.0 and self.horizon > 0
         ):
             raise ValueError(f"{self}: alpha and floor are parts of 1, margin is at least 1, horizon above 0")
+        if self.sticky and "latency" in self.metrics:
+            raise ValueError("latency: with sticky keys two arms differ by their keys; use paired_latency")
         if "shadow_severity" in self.metrics and not self.severity.thresholds:
             raise ValueError("shadow_severity: give the thresholds, such as Severity.of(agreement_threshold)")
 
@@ -80,9 +83,11 @@ def stake_parts(metrics: tuple[str, ...]) -> dict[str, float]:
     return {m: GROUP_STAKES[g] / total / groups.count(g) for m, g in zip(metrics, groups, strict=True)}
 
 
-def bet_stakes(metric: str, severity: Severity) -> Floats:
+def bet_stakes(metric: str, config: EngineConfig) -> Floats:
     """How a metric's stake is spread over its bets, (J,)."""
     match metric:
+        case "errors" if not config.sticky:
+            return ERROR_STAKES
         case "errors" | "labels":
             return EVEN_STAKES
         case "latency" | "label_loss":
@@ -92,7 +97,7 @@ def bet_stakes(metric: str, severity: Severity) -> Floats:
         case "paired_latency":
             return SCORE_STAKES
         case "shadow_severity":
-            return severity_stakes(severity)
+            return severity_stakes(config.severity)
         case "shadow_shift":
             return SHIFT_STAKES
         case _:

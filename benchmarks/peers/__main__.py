@@ -138,7 +138,7 @@ def tell(sample: Sample) -> None:
     say(
         f"round {sample['round']} {sample['cell']:18} {sample['throughput']:8,.0f}/s "
         f"p50 {sample['p50_ms']:.2f} p99 {sample['p99_ms']:.2f} ms, CPU µs: {cpu or '-'}, "
-        f"failed {sample['failed']}, reached: {shares}, {sample['connections']:.3f} connections a request"
+        f"failed {sample['failures'] or 0}, reached: {shares}, {sample['connections']:.3f} connections a request"
     )
 
 

@@ -66,8 +66,8 @@ CELLS = (
     Cell("envoy-crowd", "Envoy, weighted + mirror, 20 ms, 1,000 connections", ENVOY, Shape.CROWD, True),
     Cell(
         "ours-crowd",
-        "model-gateway, split + shadow, 20 ms, 1,000 connections",
-        Gateway(),
+        "model-gateway, split + shadow (64 at once, the default), 20 ms, 1,000 connections",
+        Gateway(shadow_concurrency=64),
         Shape.CROWD,
         True,
     ),

@@ -191,12 +191,14 @@ def _fastapi(tools: Tools, place: Place) -> Launch:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A variant of our own: how many models, workers, and whether canary and shadow are on."""
+    """A variant of our own: how many models and workers, canary and shadow or not."""
 
     models: int = 1
     workers: int = 1
     canary: bool = True
     shadow: bool = True
+    # Wide, because the peers do not bound theirs: a gateway that drops its shadows would look cheap.
+    shadow_concurrency: int = 1024
 
     def __call__(self, tools: Tools, place: Place) -> Launch:
         names = [*(f"model-{index:04d}" for index in range(1, self.models)), "credit"]
@@ -245,8 +247,7 @@ class Gateway:
             },  # the peers do not repeat canary requests to production either
         }
         if self.shadow:
-            # Saturated on purpose: a gateway that drops its shadows would look cheap, so the bound is wide.
-            model["shadow"] = {"versions": ["v3"], "sample": 1.0, "max_concurrency": 1024}
+            model["shadow"] = {"versions": ["v3"], "sample": 1.0, "max_concurrency": self.shadow_concurrency}
         return model
 
 

@@ -125,6 +125,10 @@ GOALS = (
         at_most=0.80,
     ),
     _cpu_goal("the same ÷ nginx split_clients + mirror", "ours", "nginx", at_most=1.30),
+    _cpu_goal("÷ Envoy weighted + mirror, model servers of 20 ms", "ours-20ms", "envoy-20ms", at_most=0.80),
+    _cpu_goal(
+        "÷ nginx split_clients + mirror, model servers of 20 ms", "ours-20ms", "nginx-20ms", at_most=1.30
+    ),
     _cpu_goal("no shadow, journal on ÷ nginx plain proxy", "ours-unshadowed", "nginx-plain", at_most=3.0),
     _cpu_goal("FastAPI + httpx with the source text's classes ÷ ours", "fastapi", "ours", at_least=20),
     Goal("control process ÷ proxy workers, CPU a request", ("ours",), _control_share, at_most=1.0),

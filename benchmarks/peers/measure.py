@@ -51,6 +51,7 @@ class Sample(TypedDict):
     requests: int  # completed
     carried: int
     failed: int
+    failures: dict[str, int]  # by kind, as the load generator names them
     seconds: float
     throughput: float
     p50_ms: float
@@ -140,9 +141,7 @@ def generate(
     if done.returncode != 0:
         raise PeerError(f"the load generator ended with {done.returncode}: {done.stderr[-1000:]}")
     seen = json.loads(done.stdout.splitlines()[-1])
-    return Load(
-        seen["requests"], sum(seen["failed"].values()), seen["seconds"], seen["p50_ms"], seen["p99_ms"]
-    )
+    return Load(seen["requests"], seen["failed"], seen["seconds"], seen["p50_ms"], seen["p99_ms"])
 
 
 def _load(bench: Bench, cell: Cell, port: int, path: str, seconds: float) -> Load:
@@ -203,17 +202,17 @@ class Subject:
         carried = self._arrived["production"] + self._arrived["canary"]
         requests = sum(load.requests for load in loads)
         seconds = sum(load.seconds for load in loads)
+        failures = sum((Counter(load.failures) for load in loads), Counter[str]())
         if not requests or not carried:
-            failed = sum(load.failed for load in loads)
-            raise PeerError(
-                f"no request succeeded, {failed} failed: {self._child.log_end() if self._child else ''}"
-            )
+            log = self._child.log_end() if self._child is not None else ""
+            raise PeerError(f"no request succeeded; failed: {dict(failures)}; its log: {log}")
         return Sample(
             cell=self.cell.name,
             round=round_,
             requests=requests,
             carried=carried,
-            failed=sum(load.failed for load in loads),
+            failed=sum(failures.values()),
+            failures=dict(failures),
             seconds=seconds,
             throughput=requests / seconds,
             p50_ms=statistics.median(load.p50_ms for load in loads),

@@ -33,6 +33,7 @@ def sample(cell: str, round_: int, proxy: float, **more: object) -> Sample:
         "requests": 1000,
         "carried": 1000,
         "failed": 0,
+        "failures": {},
         "seconds": 1.0,
         "throughput": 1000.0,
         "p50_ms": 1.0,
@@ -79,7 +80,7 @@ def test_the_order_of_users_visits_each_once_in_a_thousand() -> None:
 
 def test_every_kind_of_failure_that_wrk_counts_is_a_failure() -> None:
     line = json.dumps(
-        {"requests": 10, "duration_us": 2_000_000, "p50_us": 1500, "p99_us": 2500}
+        {"requests": 14, "duration_us": 2_000_000, "p50_us": 1500, "p99_us": 2500}
         | {"connect": 1, "read": 2, "write": 3, "status": 4, "timeout": 5}
     )
     load = traffic.parse_wrk(f"Running 2s test\n  Latency 1ms\n\n{line}\n")
@@ -121,7 +122,7 @@ def test_the_median_of_the_rounds_ratios_is_judged() -> None:
             for one in (sample("ours", n, ours), sample("envoy", n, envoy))
         ]
     )
-    judged = goals.judge(goal("÷ Envoy weighted"), rounds)
+    judged = goals.judge(goal("journal + metrics ÷ Envoy"), rounds)
     assert judged.spread == goals.Spread(0.3, 0.8, 3.0)
     assert judged.verdict is goals.Verdict.MET
 
@@ -129,7 +130,7 @@ def test_the_median_of_the_rounds_ratios_is_judged() -> None:
 def test_a_contender_that_dropped_its_shadows_gets_no_verdict() -> None:
     shares = {"production": 0.9, "canary": 0.1, "shadow": 0.5}
     rounds = goals.by_round([sample("ours", 1, 10.0, shares=shares), sample("envoy", 1, 100.0)])
-    assert goals.judge(goal("÷ Envoy weighted"), rounds).verdict is goals.Verdict.INVALID
+    assert goals.judge(goal("journal + metrics ÷ Envoy"), rounds).verdict is goals.Verdict.INVALID
 
 
 def test_one_failed_request_in_any_round_misses_the_goal_of_none() -> None:

@@ -78,6 +78,7 @@ def own_series(services: Services) -> Iterator[Series]:
     for (model, result), count in services.outcomes.counts.items():
         yield Series("gateway_feedback_total", (model, result), count)
     yield from services.controller.series()
+    yield from services.monitor.series()
     yield Series("gateway_metrics_refused_total", (), services.link.totals.refused)
 
 

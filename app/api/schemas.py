@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 Reason = Annotated[str, Field(max_length=1000, description="why, for the audit log")]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
@@ -98,3 +98,19 @@ class RolloutStart(Strict):
 
 class Because(Strict):
     reason: Reason = ""
+
+
+class BaselineBody(Strict):
+    """A reference for drift: `rows`, or the newest stored rows of a version; and the metrics measured at
+    training time.
+    """
+
+    rows: Annotated[list[dict[str, Any]], Field(max_length=200_000)] | None = None
+    version: Name | None = None
+    since: AwareDatetime | None = Field(None, strict=False)
+    metrics: Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], Field(max_length=50)] = {}
+    trained_at: AwareDatetime | None = Field(None, strict=False)
+
+
+class LabelBody(Strict):
+    label: float | bool | Annotated[str, Field(min_length=1, max_length=256)]

@@ -14,6 +14,7 @@ from app.control.clock import Clock
 from app.control.controller import Controller
 from app.control.flags import FlagsService
 from app.control.link_server import LinkServer
+from app.control.monitor import Monitor
 from app.control.outcomes import OutcomeIntake
 from app.control.ports import Store
 from app.control.registry import Registry
@@ -27,6 +28,7 @@ class Services:
     store: Store
     link: LinkServer
     controller: Controller
+    monitor: Monitor
     outcomes: OutcomeIntake
     auth: Authenticator
     accounting: Callable[[], Awaitable[Any]]  # {received, stored, pending, dropped, quarantined}

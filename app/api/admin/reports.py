@@ -1,0 +1,95 @@
+"""What the monitor knows of a model: performance, shadow comparison, drift, retraining, and the training
+set. Reads, but for one decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime
+
+from app.api.routes import GatewayRoute, Json, needs
+from app.api.services import Parts
+from app.control.training_set import FORMATS, TrainingQuery, export
+
+router = APIRouter(route_class=GatewayRoute, prefix="/admin/models/{model}", tags=["reports"])
+
+Version = Annotated[str | None, Query(max_length=64)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+@router.get("/performance", **needs("read", 404, 422, 503))
+async def performance(
+    model: str,
+    parts: Parts,
+    version: Version = None,
+    since: AwareDatetime | None = None,
+    until: AwareDatetime | None = None,
+) -> Response:
+    """Metrics with 95 % intervals over mature labels by version, or why they are withheld; coverage."""
+    return Json(await parts.monitor.performance.report(model, version, since, until))
+
+
+@router.get("/shadow", **needs("read", 404, 422, 503))
+async def shadow(
+    model: str,
+    version: Annotated[str, Query(max_length=64)],
+    parts: Parts,
+    since: AwareDatetime | None = None,
+) -> Response:
+    """What the version would have answered beside production: agreement, differences, worst cases,
+    latency, labelled comparison.
+    """
+    return Json(await parts.monitor.shadow.report(model, version, since))
+
+
+@router.get("/drift", **needs("read", 404, 503))
+async def drift(model: str, parts: Parts, version: Version = None) -> Response:
+    """Each feature and the prediction against the baseline: test, statistic, threshold, n, verdict."""
+    return Json(await parts.monitor.drift.report(model, version))
+
+
+@router.get("/retraining", **needs("read", 404, 422, 503))
+async def decisions(model: str, parts: Parts, limit: Limit = 20) -> Response:
+    """The decisions so far with their inputs, the newest first."""
+    return Json({"decisions": await parts.monitor.retraining.decisions(model, limit)})
+
+
+@router.post("/retraining", **needs("operate", 404, 503))
+async def decide(model: str, parts: Parts) -> Response:
+    """Decide now; stored with its inputs."""
+    return Json(await parts.monitor.retraining.evaluate(model))
+
+
+@router.get("/training-set", **needs("read", 404, 422, 503))
+async def training_set(
+    model: str,
+    parts: Parts,
+    format: Literal["csv", "ndjson", "parquet"] = "ndjson",
+    half_life_days: float = 47.0,
+    flat_days: float = 7.0,
+    since: AwareDatetime | None = None,
+    until: AwareDatetime | None = None,
+    version: Version = None,
+) -> Response:
+    """Labelled rows, oldest first, each with `sample_weight` = recency × inverse propensity. A broken-off
+    answer is no whole file.
+    """
+    query = TrainingQuery(
+        parts.registry.model(model), version, since, until, half_life_days, flat_days, format
+    )
+    pieces = export(query, parts.store, parts.clock.now())
+    first = await anext(pieces)  # an error before the first row is an answer, not a broken file
+    name = f"{model}-training-set.{format}"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(_all(first, pieces), headers=headers, media_type=FORMATS[format])
+
+
+async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
+    async for piece in rest:
+        yield piece

@@ -1,0 +1,222 @@
+"""Whether what comes in, and what goes out, is still distributed as in the baseline. Reports only: drift
+never rolls back.
+
+A live window is the newest rows of a version within the last day, a bounded number. The prediction is
+judged beside the features.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+
+from app.control.briefly import Briefly
+from app.control.clock import Clock
+from app.control.flags import FlagsService
+from app.control.ports import Row, Store
+from app.control.registry import Registry
+from app.domain.drift.reference import Baseline, CategoryReference, NumberReference, hour_of_week
+from app.domain.drift.report import DriftReport, DriftResult, judge
+from app.domain.drift.window import LiveWindow
+from app.domain.model import Model
+from app.errors import InvalidError, NotFoundError
+from app.link.messages import Series
+
+PREDICTION = "$prediction"  # stands among the features; no feature path can be named so
+WINDOW = timedelta(days=1)
+MAX_LIVE = 20_000
+MAX_BASELINE = 200_000
+MIN_BASELINE = 100
+MAX_FEATURES = 2000
+KEEP_S = 5.0
+TOP = 20  # features of a model in /metrics
+_DISTRIBUTIONS = frozenset({"psi", "ks", "chi2"})
+
+
+class DriftReports:
+    def __init__(self, registry: Registry, flags: FlagsService, store: Store, clock: Clock) -> None:
+        self._registry = registry
+        self._flags = flags
+        self._store = store
+        self._clock = clock
+        self._kept: Briefly[tuple[Row, DriftReport | None]] = Briefly(clock, KEEP_S)
+        self._latest: dict[str, tuple[str, DriftReport]] = {}
+
+    # ---- the baseline
+
+    async def put_baseline(
+        self,
+        model: str,
+        rows: Sequence[Mapping[str, Any]],
+        source: str,
+        metrics: Mapping[str, float],
+        trained_at: datetime | None,
+        hours: Sequence[int] = (),
+    ) -> Row:
+        """Make these rows of features (the prediction under `PREDICTION`) the reference. `InvalidError`
+        when they cannot be.
+        """
+        self._registry.model(model)
+        if not MIN_BASELINE <= len(rows) <= MAX_BASELINE:
+            raise InvalidError(f"a baseline needs {MIN_BASELINE} to {MAX_BASELINE} rows, not {len(rows)}")
+        baseline = await asyncio.to_thread(Baseline.from_rows, rows, hours)
+        if not baseline.features:
+            raise InvalidError("the rows hold no features")
+        if len(baseline.features) > MAX_FEATURES:
+            raise InvalidError(f"{len(baseline.features)} features; at most {MAX_FEATURES} are watched")
+        row: Row = {
+            "at": self._clock.now().timestamp(),
+            "source": source,
+            "metrics": dict(metrics),
+            "trained_at": None if trained_at is None else trained_at.timestamp(),
+            "reference": baseline.state(),
+        }
+        await self._store.put_baseline(model, row)
+        return _baseline_view(model, row, baseline)
+
+    async def baseline_from_window(
+        self,
+        model: str,
+        version: str | None,
+        since: datetime | None,
+        metrics: Mapping[str, float],
+        trained_at: datetime | None,
+    ) -> Row:
+        """As `put_baseline`, from the newest stored rows of a version (the production one when not given)."""
+        name = self._version(model, version)
+        stored = await self._store.recent(model, name, since, MAX_LIVE)
+        rows = [_live_row(row) for row in stored]
+        hours = [hour_of_week(row["timestamp"].timestamp()) for row in stored]
+        return await self.put_baseline(model, rows, f"window of {name}", metrics, trained_at, hours)
+
+    async def baseline(self, model: str) -> Row:
+        """What the reference is; `NotFoundError` when there is none yet."""
+        self._registry.model(model)
+        row = await self._store.baseline(model)
+        if row is None:
+            raise NotFoundError(f"{model!r} has no baseline yet; POST one")
+        return _baseline_view(model, row, Baseline.from_state(row["reference"]))
+
+    # ---- the report
+
+    def _version(self, model: str, version: str | None) -> str:
+        known = self._registry.model(model)
+        name = version or self._flags.current(model).production
+        if known.version(name) is None:
+            raise NotFoundError(f"{name!r} is no version of {model!r}")
+        return name
+
+    async def report(self, model: str, version: str | None = None) -> Row:
+        """Each feature and the prediction: test, statistic, threshold, n, verdict. Without a baseline
+        nothing is judged.
+        """
+        name = self._version(model, version)
+        view, _ = await self._judged(model, name)
+        return view
+
+    async def _judged(self, model: str, version: str) -> tuple[Row, DriftReport | None]:
+        return await self._kept.get((model, version), lambda: self._judge(model, version))
+
+    async def _judge(self, model: str, version: str) -> tuple[Row, DriftReport | None]:
+        until = self._clock.now()
+        since = until - WINDOW
+        view: Row = {"model": model, "version": version, "since": since, "until": until}
+        stored = await self._store.baseline(model)
+        if stored is None:
+            reason = "there is no baseline; POST one to /admin/models/{model}/baseline"
+            return {
+                **view,
+                "detected": None,
+                "severity": None,
+                "reason": reason,
+                "rows": 0,
+                "results": [],
+            }, None
+        rows = await self._store.recent(model, version, since, MAX_LIVE)
+        report = await asyncio.to_thread(_compare, stored, rows)
+        self._latest[model] = (version, report)
+        view |= {
+            "baseline": {"at": _instant(stored["at"]), "source": stored["source"]},
+            "rows": len(rows),
+            "newest_only": len(rows) == MAX_LIVE,
+            "detected": report.detected,
+            "severity": report.severity,
+            "reason": "" if report.detected is not None else f"too few rows ({len(rows)}) for a test",
+            "cutoff": report.cutoff,
+            "drifted": report.drifted,
+            "results": [asdict(one) for one in report.results],
+        }
+        return view, report
+
+    async def signal(self, model: str) -> tuple[bool | None, float]:
+        """For the retraining decision: whether the production version's drift reaches the configured PSI,
+        and the largest PSI.
+        """
+        known: Model = self._registry.model(model)
+        _, report = await self._judged(model, self._version(model, None))
+        if report is None or report.detected is None:
+            return None, 0.0
+        return report.detected and report.severity >= known.retraining.psi_threshold, report.severity
+
+    def series(self) -> Iterator[Series]:
+        for model, (version, report) in self._latest.items():
+            tested = [
+                one for one in report.results if one.test in _DISTRIBUTIONS and one.verdict != "no_data"
+            ]
+            tested.sort(key=_size, reverse=True)
+            for one in tested[:TOP]:
+                yield Series("gateway_drift_statistic", (model, version, one.feature[:200]), one.statistic)
+
+
+def _size(result: DriftResult) -> float:
+    return result.psi if result.psi is not None else result.statistic
+
+
+def _compare(stored: Row, rows: Sequence[Row]) -> DriftReport:
+    baseline = Baseline.from_state(stored["reference"])
+    hours = frozenset(hour_of_week(row["timestamp"].timestamp()) for row in rows)
+    window = LiveWindow(baseline, "last day", hours)
+    window.add([_live_row(row) for row in rows])
+    return judge(baseline, [window])
+
+
+def _live_row(row: Row) -> dict[str, Any]:
+    features: dict[str, Any] = row["features"] or {}
+    return features if row["prediction"] is None else {**features, PREDICTION: row["prediction"]}
+
+
+def _instant(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds).astimezone()
+
+
+def _baseline_view(model: str, row: Row, baseline: Baseline) -> Row:
+    return {
+        "model": model,
+        "at": _instant(row["at"]),
+        "source": row["source"],
+        "rows": baseline.rows,
+        "metrics": row["metrics"],
+        "trained_at": None if row["trained_at"] is None else _instant(row["trained_at"]),
+        "features": {name: _feature_view(reference) for name, reference in baseline.features.items()},
+    }
+
+
+def _feature_view(reference: Any) -> dict[str, Any]:
+    kinds = {str(kind): count for kind, count in reference.kinds.items() if count}
+    match reference:
+        case NumberReference():
+            ends = {"min": float(reference.edges[0]), "max": float(reference.edges[-1])}
+            return {
+                "type": "number",
+                "mean": reference.mean,
+                "sigma": reference.sigma,
+                **ends,
+                "kinds": kinds,
+            }
+        case CategoryReference():
+            return {"type": "category", "categories": len(reference.counts), "kinds": kinds}
+        case _:
+            return {"type": "other", "kinds": kinds}

@@ -1,0 +1,169 @@
+"""Whether to retrain, decided from what the monitor knows; every decision is stored with its inputs.
+Starts no training by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime
+from typing import Protocol
+
+from app.control.clock import Clock
+from app.control.flags import FlagsService
+from app.control.performance import PerformanceReports
+from app.control.ports import Row, Store
+from app.control.registry import Registry
+from app.domain.model import Model
+from app.domain.performance.figure import higher_is_better
+from app.domain.retraining import RetrainingPolicy, RetrainingSignals, decide
+from app.link.messages import Series
+
+REPEAT_S = 86_400.0
+DEFAULT_METRIC = {"binary": "f1", "multiclass": "f1_macro", "regression": "rmse"}
+
+
+class DriftSignal(Protocol):
+    """What the drift reports say of a model's production version: (detected or None, largest PSI)."""
+
+    async def signal(self, model: str) -> tuple[bool | None, float]: ...
+
+
+class RetrainingDesk:
+    def __init__(
+        self,
+        registry: Registry,
+        flags: FlagsService,
+        store: Store,
+        performance: PerformanceReports,
+        drift: DriftSignal,
+        clock: Clock,
+    ) -> None:
+        self._registry = registry
+        self._flags = flags
+        self._store = store
+        self._performance = performance
+        self._drift = drift
+        self._clock = clock
+        self._latest: dict[str, Row] = {}
+
+    async def evaluate(self, model: str) -> Row:
+        """Decide now and store it, with everything it was decided from. `UnavailableError` without the
+        store.
+        """
+        row = await self._decide(model)
+        await self._keep(model, row)
+        return _view(row)
+
+    async def evaluate_on_timer(self, model: str) -> None:
+        """Decide now; stored when it differs from the decision before, or once a day."""
+        row = await self._decide(model)
+        if model not in self._latest:
+            stored = await self._store.retraining_decisions(model, 1)
+            if stored:
+                self._latest[model] = {**stored[0], "at": _view(stored[0])["at"].timestamp()}
+        before = self._latest.get(model)
+        same = before is not None and all(before[name] == row[name] for name in ("should_retrain", "urgency"))
+        if before is None or not same or row["at"] - before["at"] >= REPEAT_S:
+            await self._keep(model, row)
+
+    async def _keep(self, model: str, row: Row) -> None:
+        await self._store.add_retraining_decision(row)
+        self._latest[model] = row
+
+    async def _decide(self, model: str) -> Row:
+        known = self._registry.model(model)
+        now = self._clock.now()
+        production = self._flags.current(model).production
+        metric = known.retraining.metric or DEFAULT_METRIC.get(known.task)
+        current, why = await self._current(known, production, metric)
+        baseline, trained_at = await self._baseline(known, production, metric)
+        detected, severity = await self._drift.signal(model)
+        signals = RetrainingSignals(
+            now=now.timestamp(),
+            last_trained_at=trained_at,
+            drift_detected=detected,
+            drift_severity=severity,
+            performance_current=current,
+            performance_baseline=baseline,
+        )
+        policy = RetrainingPolicy(
+            strategy=known.retraining.strategy,
+            performance_threshold=known.retraining.performance_threshold,
+            critical_threshold=known.retraining.critical_threshold,
+            every_s=known.retraining.every_s,
+            higher_is_better=metric is None or higher_is_better(metric),
+        )
+        decision = decide(signals, policy)
+        return {
+            "model": model,
+            "at": now.timestamp(),
+            **asdict(decision),
+            "inputs": {
+                **asdict(signals),
+                "policy": asdict(policy),
+                "metric": metric,
+                "version": production,
+                "performance_note": why,
+            },
+        }
+
+    async def _current(self, model: Model, version: str, metric: str | None) -> tuple[float | None, str]:
+        """The metric of the production version over mature labels, or why there is none."""
+        if metric is None:
+            return None, f"task {model.task!r} has no metric"
+        report = await self._performance.report(model.name, version)
+        for one in report["versions"]:
+            figure = one["metrics"].get(metric)
+            if figure is None:
+                return None, f"{metric!r} is no metric of task {model.task!r}"
+            return figure["value"], figure["reason"]
+        return None, "no prediction is mature yet"
+
+    async def _baseline(
+        self, model: Model, version: str, metric: str | None
+    ) -> tuple[float | None, float | None]:
+        """The metric at training time and when that was: the version's own metadata, the uploaded
+        baseline, the file; first wins.
+        """
+        found = model.version(version)
+        metadata = dict(found.metadata) if found else {}
+        stored = await self._store.baseline(model.name) or {}
+        metrics = stored.get("metrics") or {}
+        candidates = (metadata.get(metric or ""), metrics.get(metric), model.retraining.baseline)
+        baseline = next((number for text in candidates if (number := _number(text)) is not None), None)
+        trained = metadata.get("trained_at") or stored.get("trained_at")
+        return baseline, _seconds(trained)
+
+    async def decisions(self, model: str, limit: int) -> list[Row]:
+        """The newest first."""
+        self._registry.model(model)
+        return [_view(row) for row in await self._store.retraining_decisions(model, limit)]
+
+    def series(self) -> Iterator[Series]:
+        for model, row in self._latest.items():
+            for urgency in ("routine", "elevated", "critical"):
+                called_for = bool(row["should_retrain"]) and row["urgency"] == urgency
+                yield Series("gateway_retraining_decision", (model, urgency), float(called_for))
+
+
+def _view(row: Row) -> Row:
+    at = row["at"]
+    return {**row, "at": at if isinstance(at, datetime) else datetime.fromtimestamp(at).astimezone()}
+
+
+def _number(value: object) -> float | None:
+    try:
+        return float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
+    except ValueError:
+        return None
+
+
+def _seconds(value: object) -> float | None:
+    """Seconds since the epoch of a number or an RFC 3339 text."""
+    if isinstance(value, str):
+        try:
+            return datetime.fromisoformat(value).timestamp()
+        except ValueError:
+            return _number(value)
+    return _number(value)

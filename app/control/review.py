@@ -1,0 +1,131 @@
+"""Which predictions people should label next, leased to whoever asks; a label given becomes an outcome
+like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from random import SystemRandom
+from typing import Any
+
+from app.control.clock import Clock
+from app.control.outcomes import OutcomeIntake, Receipt
+from app.control.ports import Row, Store
+from app.control.registry import Registry
+from app.domain.model import Model
+from app.domain.prediction import split_row
+from app.domain.review import (
+    STRATEGIES,
+    Candidate,
+    Selection,
+    binary_uncertainty,
+    least_confidence,
+    select,
+)
+from app.errors import ConflictError, InvalidError, NotFoundError
+
+POOL = 2000  # candidates of each kind that a draw is made from
+LEASE_S = 900.0
+SOURCE = "review"
+
+
+class ReviewDesk:
+    def __init__(self, registry: Registry, store: Store, outcomes: OutcomeIntake, clock: Clock) -> None:
+        self._registry = registry
+        self._store = store
+        self._outcomes = outcomes
+        self._clock = clock
+        self._chance = SystemRandom()
+
+    async def draw(self, model: str, strategies: Sequence[str], limit: int, reviewer: str) -> Row:
+        """Items worth a label, best first, leased to the reviewer. An unknown strategy is an
+        `InvalidError`.
+        """
+        known = self._registry.model(model)
+        unknown = [name for name in strategies if name not in STRATEGIES]
+        if unknown:
+            raise InvalidError(f"strategy: {unknown[0][:50]!r} is none of {', '.join(STRATEGIES)}")
+        rows, candidates = await self._pool(known, strategies)
+        mixture = {name: 1.0 / len(strategies) for name in strategies}
+        selection = select(candidates, limit, self._chance, mixture)
+        until = self._clock.now() + timedelta(seconds=LEASE_S)
+        items = _leased(known.name, selection, reviewer, until)
+        await self._store.put_reviews(items)
+        shown = [{**rows[item["prediction_id"]], **item} for item in items]
+        return {"model": model, "items": shown, "pool": selection.pool, "reason": selection.reason}
+
+    async def _pool(self, model: Model, strategies: Sequence[str]) -> tuple[dict[str, Row], list[Candidate]]:
+        rows = {
+            str(row["prediction_id"]): row
+            for row in await self._store.least_confident(model.name, None, POOL)
+        }
+        apart = await self._disagreements(model) if "disagreement" in strategies else {}
+        candidates = [_candidate(model, row, apart.get(key)) for key, row in rows.items()]
+        return rows, candidates
+
+    async def _disagreements(self, model: Model) -> dict[str, float]:
+        """By prediction: how far the furthest shadow's answer lies away; 1 for another class."""
+        furthest: dict[str, float] = {}
+        for version in model.versions:
+            for pair in await self._store.shadow_pairs(model.name, version.name, None, POOL):
+                if pair["agreement"] is None or pair["production_version"] == version.name:
+                    continue
+                far = (
+                    abs(pair["difference"])
+                    if pair["difference"] is not None
+                    else float(not pair["agreement"])
+                )
+                key = str(pair["prediction_id"])
+                furthest[key] = max(far, furthest.get(key, 0.0))
+        return furthest
+
+    async def label(self, model: str, prediction_id: str, label: Any, reviewer: str) -> Row:
+        """Take a reviewer's label in as an outcome. `InvalidError` for a label the model cannot have; 409
+        for one given before.
+        """
+        self._registry.model(model)
+        try:
+            split_row(prediction_id)
+        except ValueError as error:
+            raise InvalidError(str(error)) from None
+        prediction = await self._store.prediction(prediction_id.lower())
+        if prediction is None or prediction["model"] != model:
+            raise NotFoundError(f"{prediction_id[:50]!r} is no stored prediction of {model!r}")
+        found = str(prediction["prediction_id"])
+        receipt = Receipt()
+        outcome = {"prediction_id": found, "ground_truth": label, "source": SOURCE, "model": model}
+        await self._outcomes.take([outcome], 0, reviewer, receipt)
+        if receipt.rejected:
+            raise InvalidError(receipt.rejected[0]["reason"])
+        done = await self._store.finish_review(
+            found, float(label) if type(label) is int else label, reviewer, self._clock.now()
+        )
+        if not done and receipt.duplicates:
+            raise ConflictError(f"{found} has this label already")
+        return {"prediction_id": found, "label": label, "review_finished": done}
+
+
+def _candidate(model: Model, row: Mapping[str, Any], apart: float | None) -> Candidate:
+    confidence, prediction = row["confidence"], row["prediction"]
+    uncertainty = least_confidence(confidence)
+    if uncertainty is None and model.task == "binary" and isinstance(prediction, float):
+        uncertainty = binary_uncertainty(prediction)
+    # Of two classes the second best has what the best lacks: the margin follows from the confidence.
+    margin = 1.0 - abs(2.0 * confidence - 1.0) if confidence is not None and model.task == "binary" else None
+    return Candidate(str(row["prediction_id"]), uncertainty, margin, None, apart)
+
+
+def _leased(model: str, selection: Selection, reviewer: str, until: Any) -> list[Row]:
+    return [
+        {
+            "prediction_id": item.prediction_id,
+            "model": model,
+            "strategy": item.strategy,
+            "score": item.score,
+            "propensity": item.propensity,
+            "leased_until": until,
+            "leased_by": reviewer,
+        }
+        for item in selection.items
+    ]

@@ -1,0 +1,261 @@
+"""Labelled rows streamed out for training, each with its `sample_weight`: recency times inverse
+propensity. Constant memory.
+
+The weight says how much a row should count, so that recent data lead without older patterns being lost,
+and rows that were unlikely to be served by their version are not under-represented.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from app.control.ports import Row, Store
+from app.domain import recency
+from app.domain.model import Model
+from app.domain.outcome import as_binary, as_class
+from app.errors import InvalidError
+
+FORMATS = {
+    "csv": "text/csv; charset=utf-8",
+    "ndjson": "application/x-ndjson",
+    "parquet": "application/vnd.apache.parquet",
+}
+MAX_WEIGHT = 100.0  # of the inverse propensity: one row must not outweigh hundreds
+ROW_GROUP = 10_000
+_FIXED: tuple[tuple[str, Any], ...] = (
+    ("prediction_id", pa.string()),
+    ("model_version", pa.string()),
+    ("timestamp", pa.timestamp("us", "UTC")),
+    ("confidence", pa.float64()),
+    ("ground_truth_timestamp", pa.timestamp("us", "UTC")),
+    ("propensity", pa.float64()),
+    ("latency_ms", pa.float64()),
+    ("age_days", pa.float64()),
+    ("sample_weight", pa.float64()),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingQuery:
+    """What to export. `InvalidError` for what makes no sense."""
+
+    model: Model
+    version: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    half_life_days: float = 47.0
+    flat_days: float = 7.0
+    format: str = "csv"
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise InvalidError(f"format: one of {', '.join(FORMATS)}")
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise InvalidError("since: must be before until")
+        if self.version is not None and self.model.version(self.version) is None:
+            raise InvalidError(f"version: {self.version!r} is no version of {self.model.name!r}")
+        try:
+            recency.weight(0.0, self.half_life_days, self.flat_days)
+        except ValueError as error:
+            raise InvalidError(str(error)) from None
+
+
+async def export(query: TrainingQuery, store: Store, now: datetime) -> AsyncIterator[bytes]:
+    """The file in pieces, oldest row first. An error of the store on the way is raised: the answer must
+    break off, not end.
+    """
+    chunks = _weighted(query, store, now)
+    first: list[Row] = await anext(chunks, [])
+    write = _FORMS[query.format](query.model, first)
+    yield await asyncio.to_thread(write.rows, first)
+    async for chunk in chunks:
+        if piece := await asyncio.to_thread(write.rows, chunk):
+            yield piece
+    if piece := await asyncio.to_thread(write.end):
+        yield piece
+
+
+async def _weighted(query: TrainingQuery, store: Store, now: datetime) -> AsyncIterator[list[Row]]:
+    async for rows in store.training_rows(query.model.name, query.since, query.until, query.version):
+        for row in rows:
+            age = max(0.0, (now - row["timestamp"]).total_seconds() / 86_400)
+            inverse = min(1.0 / row["propensity"], MAX_WEIGHT) if row["propensity"] > 0 else MAX_WEIGHT
+            row["age_days"] = age
+            row["sample_weight"] = recency.weight(age, query.half_life_days, query.flat_days) * inverse
+        yield rows
+
+
+class _Ndjson:
+    """One object a line, `features` as they were."""
+
+    def __init__(self, model: Model, first: Sequence[Row]) -> None:
+        self._encode = msgspec.json.Encoder().encode_lines
+
+    def rows(self, rows: Sequence[Row]) -> bytes:
+        return self._encode(rows)
+
+    def end(self) -> bytes:
+        return b""
+
+
+def _features(rows: Sequence[Row]) -> list[str]:
+    return sorted({name for row in rows for name in (row["features"] or {})})
+
+
+class _Csv:
+    """Features under `feature.<name>`; those not known from the first rows together as JSON."""
+
+    def __init__(self, model: Model, first: Sequence[Row]) -> None:
+        self._features = _features(first)
+        self._text = io.StringIO(newline="")
+        columns = [name for name, _ in _FIXED] + ["prediction", "ground_truth"]
+        columns += [f"feature.{name}" for name in self._features] + ["more_features"]
+        self._writer = csv.writer(self._text)
+        self._writer.writerow(columns)
+
+    def rows(self, rows: Sequence[Row]) -> bytes:
+        for row in rows:
+            features = dict(row["features"] or {})
+            cells = [row[name] for name, _ in _FIXED] + [row["prediction"], row["ground_truth"]]
+            cells += [features.pop(name, None) for name in self._features]
+            self._writer.writerow([_cell(value) for value in (*cells, features or None)])
+        data = self._text.getvalue().encode()
+        self._text.seek(0)
+        self._text.truncate()
+        return data
+
+    def end(self) -> bytes:
+        return b""
+
+
+def _cell(value: Any) -> Any:
+    """Times as RFC 3339, truth values and structures as in JSON."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return _json(value) if isinstance(value, (bool, dict, list)) else value
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+class _Parquet:
+    """Row groups of 10,000. Columns are typed by the task and the first rows; a feature that does not fit
+    its column is in `more_features`.
+    """
+
+    def __init__(self, model: Model, first: Sequence[Row]) -> None:
+        answer = pa.float64() if model.task in ("binary", "regression") else pa.string()
+        self._features = {name: _kind(first, name) for name in _features(first)}
+        self._schema = pa.schema(
+            [
+                *_FIXED,
+                ("prediction", answer),
+                ("ground_truth", answer),
+                *((f"feature.{name}", kind) for name, kind in self._features.items()),
+                ("more_features", pa.string()),
+            ]
+        )
+        self._sink = _Sink()
+        self._writer = pq.ParquetWriter(self._sink, self._schema)
+        self._columns: list[list[Any]] = [[] for _ in self._schema]
+
+    def rows(self, rows: Sequence[Row]) -> bytes:
+        for row in rows:
+            self._add(row)
+        if len(self._columns[0]) >= ROW_GROUP:
+            self._write_group()
+        return self._sink.take()
+
+    def _add(self, row: Row) -> None:
+        answer = self._schema.field("prediction").type
+        values = [row[name] for name, _ in _FIXED]
+        values += [_answer(row["prediction"], answer), _answer(row["ground_truth"], answer)]
+        more = dict(row["features"] or {})
+        for name, kind in self._features.items():
+            fits = _fits(more.get(name), kind)
+            values.append(more.pop(name, None) if fits else None)
+        for column, value in zip(self._columns, (*values, _json(more) if more else None), strict=True):
+            column.append(value)
+
+    def _write_group(self) -> None:
+        arrays = [
+            pa.array(column, field.type) for column, field in zip(self._columns, self._schema, strict=True)
+        ]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=ROW_GROUP)
+        self._columns = [[] for _ in self._schema]
+
+    def end(self) -> bytes:
+        if self._columns[0]:
+            self._write_group()
+        self._writer.close()
+        return self._sink.take()
+
+
+def _kind(rows: Sequence[Row], name: str) -> pa.DataType:
+    kinds = {type(value) for row in rows if (value := (row["features"] or {}).get(name)) is not None}
+    if kinds and kinds <= {int, float}:
+        return pa.float64()
+    return pa.bool_() if kinds == {bool} else pa.string()
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    if pa.types.is_floating(kind):
+        return type(value) in (int, float)
+    return isinstance(value, bool if pa.types.is_boolean(kind) else str)
+
+
+def _answer(value: Any, kind: pa.DataType) -> Any:
+    """A prediction or ground truth as its column takes it: a number (a class of a binary task as 0 or 1),
+    or a class name.
+    """
+    if value is None:
+        return None
+    if pa.types.is_string(kind):
+        return as_class(value)
+    if isinstance(value, (str, bool)):
+        return as_binary(value)
+    return value
+
+
+class _Sink(io.RawIOBase):
+    """A file that is taken away in pieces while it is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces: list[bytes] = []
+        self._told = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._told
+
+    def write(self, data: Any) -> int:
+        piece = bytes(data)
+        self._pieces.append(piece)
+        self._told += len(piece)
+        return len(piece)
+
+    def take(self) -> bytes:
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        return data
+
+
+_FORMS: dict[str, type[_Csv] | type[_Ndjson] | type[_Parquet]] = {
+    "csv": _Csv,
+    "ndjson": _Ndjson,
+    "parquet": _Parquet,
+}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 from benchmarks.peers.cells import CELLS, Shape
-from benchmarks.peers.goals import GOALS, Spread, by_round, figure, judge, proxy_cpu, spread
+from benchmarks.peers.goals import GOALS, Spread, Verdict, by_round, figure, judge, proxy_cpu, spread
 from benchmarks.peers.measure import Sample
 
 
@@ -123,7 +123,7 @@ def text(results: Results) -> str:
         (CELL_HEADS, cell_rows(samples)),
         (ADDED_HEADS, added_rows(samples)),
         (PROCESS_HEADS, process_rows(samples)),
-        (GOAL_HEADS, goal_rows(samples)),
+        (GOAL_HEADS, [row for row in goal_rows(samples) if row[-1] != Verdict.NOT_MEASURED]),
     )
     shown = [_aligned([heads, *rows]) for heads, rows in tables if rows]
     return "\n\n".join([*shown, *(f"failed: {failure}" for failure in results["failures"])])

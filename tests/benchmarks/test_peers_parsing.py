@@ -178,4 +178,4 @@ def test_the_page_and_the_chart_show_each_measured_cell() -> None:
     assert "long story" not in page
     drawing = chart.svg(samples)
     assert drawing.count("text-anchor") == len(chart.bars(samples)) == 9
-    assert report.text(results).count("not measured") < len(goals.GOALS)
+    assert "not measured" not in report.text(results | {"samples": samples[:2]})

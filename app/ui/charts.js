@@ -94,16 +94,18 @@ export function intervals({ title, rows, format, reference }) {
   ]);
 }
 
-/** Bars from 0; `ratio` 1 is the threshold: [{name, ratio, words, bad}]. */
-export function bars({ title, rows }) {
+/** Bars from 0: [{name, key?, ratio, words, bad}]. Ratio 1 is the threshold, or with `whole` the end of the bar. */
+export function bars({ title, rows, whole = false }) {
   if (rows.length === 0) return empty(title, "nothing to compare yet");
-  const longest = Math.max(1.1, ...rows.map((row) => row.ratio));
-  return figure(title, `${title}: ${rows.filter((row) => row.bad).length} of ${rows.length} over the threshold`, [
-    h("div", { class: "bars" }, rows.map((row) => h("div", { key: row.name, class: `bar ${row.bad ? "bad" : ""}` },
+  const longest = whole ? 1 : Math.max(1.1, ...rows.map((row) => row.ratio));
+  const over = rows.filter((row) => row.bad).length;
+  const label = whole ? rows.map((row) => `${row.name} ${row.words}`).join(", ") : `${over} of ${rows.length} over the threshold`;
+  return figure(title, `${title}: ${label}`, [
+    h("div", { class: "bars" }, rows.map((row) => h("div", { key: row.key ?? row.name, class: `bar ${row.bad ? "bad" : ""}` },
       h("span", { class: "name", title: row.name }, row.name),
       h("span", { class: "track" },
         h("i", { class: "filled", styles: { width: `${(row.ratio / longest) * 100}%` } }),
-        h("i", { class: "reference", styles: { left: `${100 / longest}%` } })),
+        !whole && h("i", { class: "reference", styles: { left: `${100 / longest}%` } })),
       h("span", { class: "figure" }, row.words)))),
   ]);
 }

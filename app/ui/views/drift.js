@@ -3,12 +3,54 @@
 import { modelPath } from "../api.js";
 import { bars, number } from "../charts.js";
 import { h } from "../dom.js";
-import { badge, card, table, waiting } from "../pieces.js";
+import { badge, facts, moment, table, waiting } from "../pieces.js";
+
+const VERDICTS = { drift: ["drift", "bad"], stable: ["stable", "good"], no_data: ["not enough data", ""] };
 
 export const driftView = {
   title: "Drift",
+
   paths: ({ name }) => ({ drift: { path: modelPath(name, "/drift"), every: 4 } }),
+
   draw({ data, live }) {
-    return data.drift ? h("div", { class: "grid" }, JSON.stringify(data.drift)) : waiting(live, "drift");
+    if (!data.drift) return waiting(live, "drift");
+    const { results, reason, detected, severity, rows, version, baseline } = data.drift;
+    const ranked = [...results].sort((a, b) => ratio(b) - ratio(a));
+    const tested = ranked.filter((row) => row.threshold > 0 && row.verdict !== "no_data");
+    return h("div", { class: "grid" },
+      h("section", { class: "card wide" },
+        h("div", { class: "row spread" }, h("h2", null, `Inputs and answers of ${version}, last day`),
+          badge(detected == null ? "not known" : detected ? "drift" : "stable", detected ? "bad" : detected == null ? "" : "good")),
+        reason && h("p", { class: "message" }, reason),
+        baseline && facts([
+          ["rows compared", number(rows)],
+          ["reference", [baseline.source, ", ", moment(baseline.at)]],
+          ["largest PSI", number(severity)],
+        ])),
+      h("section", { class: "card wide" },
+        bars({
+          title: "Statistic against its threshold (dashed), the twenty furthest",
+          rows: tested.slice(0, 20).map((row) => ({
+            name: named(row), key: `${row.feature} ${row.test}`, ratio: ratio(row), bad: row.verdict === "drift",
+            words: `${row.test} ${number(row.statistic)} of ${number(row.threshold)}`,
+          })),
+        }),
+        h("p", { class: "note" }, "Drift warns and asks for a look at the outcomes; it never rolls anything back by itself.")),
+      h("section", { class: "card wide" }, h("h2", null, "Every test"), table([
+        { name: "Feature", of: named },
+        { name: "Test", of: (row) => row.test },
+        { name: "Statistic", numeric: true, of: (row) => number(row.statistic) },
+        { name: "Threshold", numeric: true, of: (row) => number(row.threshold) },
+        { name: "n", numeric: true, of: (row) => number(row.n) },
+        { name: "Verdict", of: (row) => badge(...(VERDICTS[row.verdict] ?? [row.verdict])) },
+        { name: "Why", of: (row) => row.reason },
+      ], ranked, { key: (row) => `${row.feature} ${row.test} ${row.window ?? ""}`, empty: "No reference data yet: upload them with POST /admin/models/…/baseline." })));
   },
 };
+
+function ratio({ statistic, threshold }) {
+  return threshold > 0 ? statistic / threshold : 0;
+}
+
+/** The prediction is judged beside the features, under a name that no feature can have. */
+const named = ({ feature }) => (feature === "$prediction" ? "the prediction itself" : feature);

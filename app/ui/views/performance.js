@@ -15,6 +15,7 @@ export const performanceView = {
     if (!data.performance) return waiting(live, "performance");
     const { versions } = data.performance;
     return h("div", { class: "grid" },
+      versions.length === 0 && card("Nothing to judge yet", h("p", null, `No prediction is older than the horizon of ${number(data.performance.horizon_s, 0)} s after which an outcome is known for sure.`)),
       metricNames(versions).map((metric) => h("section", { class: "card", key: metric }, metricChart(here, versions, metric))),
       h("section", { class: "card wide" }, h("h2", null, "Coverage"), coverage(versions)));
   },
@@ -28,7 +29,7 @@ function metricChart({ tone, model }, versions, metric) {
   const { retraining } = model.configuration;
   return intervals({
     title: metric,
-    rows: versions.filter((one) => one.metrics[metric]).map((one) => ({ name: one.version, tone: tone(one.version), ...one.metrics[metric] })),
+    rows: versions.filter((one) => one.metrics[metric]).map((one) => ({ ...one.metrics[metric], name: one.version, tone: tone(one.version) })),
     format: (value) => number(value, 3),
     reference: retraining.metric === metric && retraining.baseline != null ? { value: retraining.baseline, name: "at training" } : null,
   });
@@ -40,5 +41,12 @@ function coverage(versions) {
     { name: "Mature predictions", numeric: true, of: (row) => number(row.mature) },
     { name: "with an outcome", numeric: true, of: (row) => number(row.labelled) },
     { name: "coverage", numeric: true, of: (row) => percent(row.coverage) },
+    { name: "Note", of: (row) => withheld(row) },
   ], versions, { empty: "no predictions yet", key: (row) => row.version });
+}
+
+function withheld({ metrics, newest_only: newestOnly, unusable }) {
+  const reasons = [...new Set(Object.values(metrics).filter((one) => one.value == null).map((one) => one.reason))];
+  const unread = Object.entries(unusable).map(([reason, count]) => `${number(count)} rows: ${reason}`);
+  return [...reasons, ...unread, ...(newestOnly ? ["of the newest rows only"] : [])].join("; ") || "–";
 }

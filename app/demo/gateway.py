@@ -87,8 +87,12 @@ class Gateway:
     async def register(self, version: str, url: str, metadata: dict[str, str]) -> Answer:
         return await self._send("PUT", f"/versions/{quote(version)}", {"url": url, "metadata": metadata})
 
-    async def start_rollout(self, candidate: str) -> Answer:
-        return await self._send("POST", "/rollouts", {"candidate": candidate})
+    async def start_rollout(self, candidate: str) -> Answer | None:
+        """The new rollout; None while the one before is still watched."""
+        before = (await self._get("/rollouts", limit="1"))["rollouts"]
+        if before and before[0]["open"]:
+            return None
+        return await self._send("POST", "/rollouts", {"candidate": candidate, "reason": "demo"})
 
     async def rollout(self, identifier: str) -> Answer:
         return await self._get(f"/rollouts/{identifier}")
@@ -96,8 +100,15 @@ class Gateway:
     async def shadow(self, version: str) -> Answer:
         return await self._get("/shadow", version=version)
 
-    async def performance(self, **parameters: str) -> Answer:
-        return await self._get("/performance", **parameters)
+    async def performance(self) -> Answer:
+        return await self._get("/performance")
+
+    async def set_baseline(self, version: str, accuracy: float) -> Answer:
+        """Makes what the version has seen so far the reference for drift."""
+        return await self._send("POST", "/baseline", {"version": version, "metrics": {"accuracy": accuracy}})
+
+    async def drift(self) -> Answer:
+        return await self._get("/drift")
 
     async def decide_retraining(self) -> Answer:
         return await self._send("POST", "/retraining", {})
@@ -127,8 +138,10 @@ class Gateway:
 
     async def break_version(self, version: str, fault: Fault) -> None:
         """Tells a version's own server to misbehave: nobody asks the gateway to look the other way."""
-        reply = await self._client.post(f"{self._upstreams[version]}/_fault", json=dataclasses.asdict(fault))
-        reply.raise_for_status()
+        # Another client: a model server has no business with the operator's token.
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            reply = await client.post(f"{self._upstreams[version]}/_fault", json=dataclasses.asdict(fault))
+            reply.raise_for_status()
 
     async def _get(self, path: str, **parameters: str) -> Answer:
         return self._json(await self._client.get(f"/admin/models/{MODEL}{path}", params=parameters))

@@ -50,12 +50,12 @@ async def _play(console: Console, port: int, pace: Pace, once: bool) -> int:
         directory = Path(name)
         async with Children(directory) as children:
             world = World(SEED)
-            gateway = await _open(screen, world, children, directory, port, pace)
+            gateway, v2_accuracy = await _open(screen, world, children, directory, port, pace)
             async with gateway, asyncio.TaskGroup() as tasks:
                 traffic = Traffic(gateway, world, pace.requests_per_s, pace.label_delay_s)
                 screen.show_traffic(traffic)
                 driving = tasks.create_task(traffic.run())
-                story = Story(screen, gateway, traffic, world, children, pace)
+                story = Story(screen, gateway, traffic, world, children, pace, v2_accuracy)
                 await story.tell()
                 await _close(screen, story, time.monotonic() - started)
                 if not once:
@@ -73,7 +73,7 @@ def _stop_in_order_on_sigterm() -> None:
 
 async def _open(
     screen: Screen, world: World, children: Children, directory: Path, port: int, pace: Pace
-) -> Gateway:
+) -> tuple[Gateway, float]:
     screen.chapter(
         "Setting the stage",
         "Training on scikit-learn's breast-cancer data; one process a model, one gateway.",
@@ -94,7 +94,7 @@ async def _open(
     screen.waiting("the gateway")
     await children.start("gateway", ("app", "serve", "--config", str(file)), f"{url}/readyz", START_WITHIN_S)
     screen.fact(f"gateway on {url}, its model servers on {', '.join(upstreams.values())}")
-    return Gateway(url, (directory / "admin-token").read_text().strip(), upstreams)
+    return Gateway(url, (directory / "admin-token").read_text().strip(), upstreams), baseline
 
 
 async def _close(screen: Screen, story: Story, seconds: float) -> None:

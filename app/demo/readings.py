@@ -35,12 +35,28 @@ def accuracies(performance: Answer) -> dict[str, Accuracy]:
 
 def shadow_lines(version: str, shadow: Answer) -> list[str]:
     """What a shadow comparison says, one line a finding."""
-    lines = [
-        f"{version}: {shadow['n']:,} comparisons, agreement with production {shadow['agreement_rate']:.1%}"
-    ]
+    low, high = shadow["agreement_interval"]
     latency = shadow["latency_ms"]
-    lines.append(
+    lines = [
+        f"{version}: {shadow['n']:,} comparisons, the same answer in {shadow['agreement_rate']:.1%} "
+        f"(95 % interval {low:.1%} to {high:.1%})",
         f"median latency {latency['production']['p50']:.1f} ms in production, "
-        f"{latency['shadow']['p50']:.1f} ms as shadow"
-    )
+        f"{latency['shadow']['p50']:.1f} ms as shadow",
+    ]
+    if labelled := shadow["labelled"]:
+        accuracy = {arm: labelled[arm]["accuracy"]["value"] for arm in ("production", "shadow")}
+        if None not in accuracy.values():
+            lines.append(
+                f"right on the same {labelled['n']:,} labelled requests: "
+                f"production {accuracy['production']:.1%}, {version} {accuracy['shadow']:.1%}"
+            )
     return lines
+
+
+def drifted(drift: Answer) -> str:
+    """The drifted features, the largest PSI first."""
+    found = [one for one in drift["results"] if one["verdict"] == "drift" and one["psi"] is not None]
+    found.sort(key=lambda one: float(one["psi"]), reverse=True)
+    names = list(dict.fromkeys(one["feature"] for one in found))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more if names else "nothing"

@@ -56,7 +56,14 @@ class Story:
     """Tells the chapters in order."""
 
     def __init__(
-        self, screen: Screen, gateway: Gateway, traffic: Traffic, world: World, children: Children, pace: Pace
+        self,
+        screen: Screen,
+        gateway: Gateway,
+        traffic: Traffic,
+        world: World,
+        children: Children,
+        pace: Pace,
+        v2_accuracy: float,
     ) -> None:
         self._measured: dict[str, str] = {}
         self._screen = screen
@@ -65,6 +72,7 @@ class Story:
         self._world = world
         self._children = children
         self._pace = pace
+        self._v2_accuracy = v2_accuracy
 
     async def tell(self) -> None:
         await self.shadow_comparison()
@@ -95,13 +103,15 @@ class Story:
             "Each truth arrives seconds (in real life: days) after its prediction and is joined to it.",
         )
         self._tell_accuracies(await self._judged("v1", "v2"))
+        baseline = await self._gateway.set_baseline("v2", self._v2_accuracy)
+        self._screen.fact(f"reference for drift from now on: {baseline['rows']:,} requests that v2 answered")
 
     async def bad_release(self) -> None:
         self._screen.chapter(
             "4. A bad release: v3 breaks in the middle of its canary",
             "v3 did as well as v2 in training. At 10 % of the users its server starts to answer 500.",
         )
-        identifier = (await self._gateway.start_rollout("v3"))["id"]
+        identifier = await self._start_rollout("v3")
 
         async def in_the_middle() -> Answer | None:
             rollout = await self._gateway.rollout(identifier)
@@ -138,6 +148,8 @@ class Story:
             return decision if decision["should_retrain"] else None
 
         decision = await self._until("a decision to retrain", decided, every_s=1.0)
+        drift = await self._gateway.drift()
+        self._screen.fact(f"drifted: {readings.drifted(drift)}; largest PSI {drift['severity']:.2f}")
         self._screen.good(f"retrain, urgency {decision['urgency']}: {decision['reason']}")
         self._measured["decision to retrain"] = decision["urgency"]
 
@@ -191,9 +203,15 @@ class Story:
             self._screen.good(line)
         self._measured[f"{version} agrees with production"] = f"{shadow['agreement_rate']:.1%}"
 
+    async def _start_rollout(self, version: str) -> str:
+        rollout = await self._until(
+            f"the rollout of {version} to begin", lambda: self._gateway.start_rollout(version)
+        )
+        return str(rollout["id"])
+
     async def _roll_out_to_promotion(self, version: str) -> None:
+        identifier = await self._start_rollout(version)
         started = time.monotonic()
-        identifier = (await self._gateway.start_rollout(version))["id"]
         percent = 0.0
 
         async def promoted() -> Answer | None:

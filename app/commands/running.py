@@ -81,11 +81,12 @@ def check_config(
 
 def migrate(config: ConfigFile = None) -> None:
     """Bring the store's schema up to date. Repeating it changes nothing."""
-    from app.adapters.migrations import upgrade
     from app.config import load
     from app.config.masking import masked
 
     url = load(_configuration(config)).store.url
+    from app.adapters.migrations import upgrade
+
     done = upgrade(url)
     if inspect.iscoroutine(done):
         asyncio.run(done)

@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 export PYTHONDONTWRITEBYTECODE ?= 1
 
-.PHONY: demo serve test check format lint types contracts docs lock servers interop browser faults bench setup clean
+.PHONY: compiled demo serve test check format lint types contracts docs lock servers interop browser faults bench setup clean
 
 demo: $(INSTALLED) ## Watch real models being released and rolled back (three minutes).
 	$(BIN)/python -m app demo $(ARGS)
@@ -49,6 +49,15 @@ browser: $(INSTALLED) servers ## The dashboard in a real browser.
 
 faults: $(INSTALLED) servers ## Killed processes, full disks, lost servers; takes long.
 	$(BIN)/python -m pytest -m faults $(ARGS)
+
+# The data plane as C extensions, in a tree of its own: nothing compiled ever lies beside the sources.
+COMPILED := .cache/compiled/.built
+compiled: $(COMPILED) ## Compile the data plane with mypyc (needs a C compiler).
+
+$(COMPILED): $(INSTALLED) setup.py $(wildcard app/proxy/*.py app/journal/*.py app/domain/*.py app/link/*.py)
+	@rm -rf .cache/compiled build/lib* build/temp*
+	@MODEL_GATEWAY_COMPILE=1 $(PIP) install --no-deps --no-build-isolation --target .cache/compiled .
+	@touch $@
 
 bench: $(INSTALLED) ## Side by side with other proxies.
 	$(BIN)/python -m benchmarks.peers $(ARGS)

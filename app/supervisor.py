@@ -15,9 +15,11 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from app.main import send_specification
 
+PACKAGE = Path(__file__).resolve().parent.parent
 BACKLOG = 4096
 FIRST_DELAY_S = 0.05
 LONGEST_DELAY_S = 5.0
@@ -40,10 +42,17 @@ class Child:
 
     def start(self) -> None:
         self.started = time.monotonic()
+        # -P and PYTHONPATH: the children run the very package that this process runs, whatever the working directory holds.
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "app.main", self.role, self.name],
+            [sys.executable, "-P", "-m", "app.main", self.role, self.name],
             stdin=subprocess.PIPE,
             pass_fds=self.descriptors,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")]).rstrip(
+                    os.pathsep
+                ),
+            },
         )
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: the next look finds out

@@ -24,6 +24,9 @@ from app.main import send_specification
 from app.proxy.worker import WorkerSpec
 from app.supervisor import bind
 
+# The package that the workers under test run: the sources, or the compiled tree that `make compiled` leaves.
+TREE = Path(os.environ.get("GATEWAY_TREE") or Path(__file__).parent.parent).resolve()
+
 
 def eventually(
     condition: Callable[[], object], within_s: float = 10.0, what: str = "the expected state"
@@ -145,10 +148,10 @@ def running_worker(
             last_known=str(base / "flags.json"),
         )
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.main", "worker", "w0"],
+            [sys.executable, "-P", "-m", "app.main", "worker", "w0"],
             stdin=subprocess.PIPE,
             pass_fds=(listener.fileno(),),
-            cwd=Path(__file__).parent.parent,
+            env={**os.environ, "PYTHONPATH": str(TREE)},
         )
         assert process.stdin is not None
         stack.callback(_end, process)

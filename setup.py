@@ -1,0 +1,36 @@
+"""Builds the package; with MODEL_GATEWAY_COMPILE=1 the data plane is compiled by mypyc (docs/decisions/0002), otherwise it stays Python."""
+
+from __future__ import annotations
+
+import os
+
+from setuptools import setup
+
+COMPILED = [
+    "app/domain/evidence/tick.py",
+    "app/domain/guard.py",
+    "app/domain/prediction.py",
+    "app/domain/routing.py",
+    "app/journal/format.py",
+    "app/journal/writer.py",
+    "app/proxy/deadlines.py",
+    "app/proxy/exchange.py",
+    "app/proxy/fields.py",
+    "app/proxy/plane.py",
+    "app/proxy/request.py",
+    "app/proxy/server.py",
+    "app/proxy/shadow.py",
+    "app/proxy/statistics.py",
+    "app/proxy/upstream.py",
+]
+
+
+def extensions() -> list[object]:
+    if os.environ.get("MODEL_GATEWAY_COMPILE") != "1":
+        return []
+    from mypyc.build import mypycify
+
+    return list(mypycify([*COMPILED, "--config-file=", "--ignore-missing-imports"], opt_level="3"))
+
+
+setup(ext_modules=extensions())

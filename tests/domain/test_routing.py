@@ -149,7 +149,20 @@ def test_an_assignment_cannot_be_changed() -> None:
         made.version = "v9"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("module", ["routing", "guard", "prediction", "recency", "retraining"])
+LIGHT = (
+    "routing",
+    "guard",
+    "prediction",
+    "recency",
+    "retraining",
+    "comparison",
+    "outcome",
+    "review",
+    "quantiles",
+)
+
+
+@pytest.mark.parametrize("module", LIGHT)
 def test_what_a_proxy_worker_imports_loads_no_numpy(module: str) -> None:
     script = f"import sys, app.domain.{module}; print('numpy' in sys.modules or 'scipy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 import app as package
-from app.api import feedback, metrics, problems
+from app.api import dashboard, feedback, metrics, problems
 from app.api.admin import audit, flags, models, rollouts, versions
 from app.api.services import Services
 
@@ -22,6 +22,7 @@ _ROUTERS = (
     versions.router,
     rollouts.router,
     audit.router,
+    dashboard.router,
 )
 
 

@@ -1,7 +1,7 @@
 """What information theory allows: the expected delay that no test of this alpha can beat.
 
-B = rho·ln(1/alpha) / [rho·KL(Pc‖P) + (1 − rho)·KL(Pp‖P)], P = rho·Pc + (1 − rho)·Pp, in canary requests: the information
-in an arm's label, given the value (Wald 1945 for the bound on sequential tests).
+B = rho·ln(1/alpha) / [rho·KL(Pc‖P) + (1 − rho)·KL(Pp‖P)], P = rho·Pc + (1 − rho)·Pp, in canary requests: the
+information in an arm's label, given the value (Wald 1945 for the bound on sequential tests).
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ def latency_bound(ratio: float, sigma: float, share: float, alpha: float) -> flo
     """B for lognormal latencies whose medians differ by `ratio`, not bucketed."""
     shift = np.log(ratio) / sigma
     z = np.linspace(-9.0, 9.0 + shift, 20_001)
-    normal = lambda x: np.exp(-0.5 * x * x)  # noqa: E731
-    c, p = normal(z - shift), normal(z)
+    c, p = np.exp(-0.5 * (z - shift) ** 2), np.exp(-0.5 * z**2)
     return bound(c / c.sum(), p / p.sum(), share, alpha)
 
 
 def pair_bound(worse: float, better: float, alpha: float) -> float:
-    """B, in pairs, when the candidate alone is bad with probability `worse` and the other alone with `better`."""
+    """B, in pairs, when the candidate alone is bad with probability `worse` and the other alone with
+    `better`.
+    """
     differ = worse + better
     null = [differ / 2.0, differ / 2.0, 1.0 - differ]
     information = _divergence(np.array([worse, better, 1.0 - differ]), np.array(null))

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from app.protocols.findings import Findings
-from app.protocols.record import MAX_FEATURES, MAX_ROWS, Features, Reason
+from app.protocols.record import MAX_FEATURES, MAX_ROWS, Features, Reason, UnreadableError
 
 MAX_NAMED_ELEMENTS = 256
 """Up to this many elements of a row's tensor get a name each; a larger one stays a list under the tensor's name."""
@@ -140,17 +140,21 @@ def tensor_row(parts: Iterable[tuple[str, Any]], findings: Findings) -> Features
 
 
 def flat(value: Any, depth: int = 0) -> Any:
-    """The elements of nested lists, row-major; anything else as it is. Objects inside stay elements."""
+    """The elements of nested lists, row-major; anything else as it is. Objects inside stay elements.
+
+    Raises `UnreadableError` for more than `MAX_DEPTH` dimensions.
+    """
     if type(value) is not list or not any(type(item) is list for item in value):
         return value
+    if depth > MAX_DEPTH:
+        raise UnreadableError(Reason.TOO_DEEP, f"a tensor of more than {MAX_DEPTH} dimensions")
     elements: list[Any] = []
-    if depth <= MAX_DEPTH:
-        for item in value:
-            inner = flat(item, depth + 1)
-            if type(inner) is list:
-                elements.extend(inner)
-            else:
-                elements.append(inner)
+    for item in value:
+        inner = flat(item, depth + 1)
+        if type(inner) is list:
+            elements.extend(inner)
+        else:
+            elements.append(inner)
     return elements
 
 

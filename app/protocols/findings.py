@@ -91,6 +91,8 @@ def two_sided(
         outputs: list[Output] | None = None
         try:
             features = features_of(exchange, findings)
+            if exchange.redacted and not features:
+                features = None  # every column or tensor was dropped, and the rows with them
         except UnreadableError as fault:
             findings.note(fault.reason, f"request: {fault.detail}")
         if not 200 <= exchange.status < 300:

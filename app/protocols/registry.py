@@ -10,15 +10,19 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from app.errors import InvalidError
-from app.protocols import json_body, opaque
-from app.protocols.privacy import Redaction
+from app.protocols import json_body, mlflow, oip, opaque, openai, tfserving
 from app.protocols.record import Exchange, Extraction, Reader, Reason, Row
+from app.protocols.redaction import Redaction
 from app.protocols.scoring import Task
 
 Build: TypeAlias = Callable[[Task, Mapping[str, str | None]], Reader]
 
 PROTOCOLS: Final[Mapping[str, Build]] = {
     "json": json_body.build,
+    "oip": oip.build,
+    "tfserving": tfserving.build,
+    "mlflow": mlflow.build,
+    "openai": openai.build,
     "opaque": opaque.build,
 }
 
@@ -43,6 +47,8 @@ def _never_raising(read: Reader) -> Reader:
     def safe(exchange: Exchange) -> Extraction:
         try:
             return read(exchange)
+        except RecursionError:
+            return Extraction((), Reason.TOO_DEEP, {}, "nested too deeply")
         except Exception as fault:  # whatever a body provokes, it is that body's reason and nothing else's
             return Extraction((), Reason.INTERNAL, {}, f"{type(fault).__name__}: {fault}"[:300])
 

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
 from benchmarks.detection.goals import Effort, Goal, goals
 from benchmarks.detection.report import lines, measure
@@ -56,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     whole = {
         "runs": "rollouts to simulate",
         "seed": "of the random numbers",
-        "horizon": "canary requests a rollout, at its first share",
-        "rate": "requests a tick; by default a quarter of a canary request",
+        "horizon": "canary requests a rollout, at its first share; by default what the setting needs",
+        "rate": "requests a tick; by default as few as the delay needs to be fine-grained",
         "keys": "sticky: how many routing keys",
         "drip": "drip50k: good requests before the candidate turns bad",
     }
@@ -76,15 +76,16 @@ def _setting(given: dict[str, object]) -> Setting:
     if given.get("mode") == "shadow":
         given = {"p0": 0.10, "p1": 0.13, **given}
     if given.get("scenario") == "drip50k" and given.get("mode", "errors") == "errors":
-        given = {"p1": 0.05, "horizon": 3000, **given}
+        given = {"p1": 0.05, **given}
+    if "mode" not in given and "p1" not in given and {"ratio", "sigma"} & set(given):
+        given = {"mode": "latency", **given}
     setting = Setting(**given)  # type: ignore[arg-type]
     if not (0.0 <= setting.p0 < 1.0 and 0.0 <= setting.p1 <= 1.0 and 0.0 < setting.rho < 1.0):
         raise ValueError("--p0, --p1 and --rho are parts of 1; rho and p0 below it")
     if not (0.0 < setting.alpha < 1.0 and setting.sigma > 0.0 and setting.ratio > 0.0):
         raise ValueError("--alpha is a part of 1; --sigma and --ratio are above 0")
-    wrong = [f.name for f in fields(Setting) if f.type == "int" and f.name not in ("rate", "seed", "drip")]
-    if any(getattr(setting, name) < 1 for name in wrong):
-        raise ValueError(f"{', '.join('--' + n for n in wrong)} are at least 1")
+    if setting.runs < 1 or setting.keys < 1 or min(setting.horizon, setting.rate, setting.drip) < 0:
+        raise ValueError("--runs and --keys are at least 1; --horizon, --rate and --drip are not negative")
     return setting
 
 
@@ -99,9 +100,8 @@ def _table(effort: Effort, *, as_json: bool) -> int:
         print(json.dumps({"runs": effort.runs, "seed": effort.seed, "goals": [asdict(g) for g in found]}))
     else:
         kept = sum(g.holds is True for g in found)
-        print(
-            f"\n{kept} goals hold, {len(failed)} do not; {effort.runs} runs each, {time.monotonic() - started:.0f} s"
-        )
+        took = f"{effort.runs} runs each, {time.monotonic() - started:.0f} s"
+        print(f"\n{kept} goals hold, {len(failed)} do not; {took}")
     return 1 if failed else 0
 
 

@@ -12,7 +12,7 @@ from app.domain.evidence.bets import label_factors
 from app.domain.evidence.engine import Engine, Look
 from app.domain.evidence.metrics import EngineConfig
 from benchmarks.detection.paired import MEASURED, NONE, order, shadow_labels
-from benchmarks.detection.report import bound_of, quantile
+from benchmarks.detection.report import quantile
 from benchmarks.detection.simulate import Course, course
 from benchmarks.detection.sticky import CONFIGURED, OURS, OURS_ERRORS, OURS_LATENCY, TWO_SAMPLE, sticky
 from benchmarks.detection.worlds import Floats, Setting
@@ -38,7 +38,7 @@ class Effort:
     runs: int = 1000
     unseen: int = 10
     seed: int = 1
-    good_rate: int = 200  # requests a tick while the candidate is good
+    good_rate: int = 1000  # requests a tick while the candidate is good
     horizon: int = 10_000
 
     @classmethod
@@ -153,7 +153,7 @@ def _figure(value: float | None) -> str:
 
 def _delay(name: str, setting: Setting, median: tuple[float, float], p95: tuple[float, float]) -> Goal:
     """Goals of the form a·B + b for the median and the 95th percentile."""
-    b, values = bound_of(setting) or np.inf, _delays(course(setting))
+    b, values = setting.bound or np.inf, _delays(course(setting))
     m, p = quantile(values, 0.5), quantile(values, 0.95)
     most = median[0] * b + median[1], p95[0] * b + p95[1]
     holds = m is not None and p is not None and m <= most[0] and p <= most[1]
@@ -164,19 +164,14 @@ def _delay(name: str, setting: Setting, median: tuple[float, float], p95: tuple[
 def _known_delays(effort: Effort) -> Iterator[Goal]:
     base = Setting(runs=effort.runs, seed=effort.seed)
     for p1 in (0.02, 0.05, 0.2):
-        setting = _long(replace(base, p1=p1))
+        setting = replace(base, p1=p1)
         yield _delay(f"errors .5 → {100 * p1:g} %", setting, (2.0, 3.0), (4.0, 5.0))
-    yield _delay("errors .5 → 100 %", replace(base, p1=1.0, horizon=200), (0.0, 6.0), (0.0, 6.0))
+    yield _delay("errors .5 → 100 %", replace(base, p1=1.0), (0.0, 6.0), (0.0, 6.0))
     for ratio in (1.2, 2.0, 10.0):
-        setting = _long(replace(base, mode="latency", ratio=ratio))
+        setting = replace(base, mode="latency", ratio=ratio)
         yield _delay(f"latency {ratio:g}x", setting, (2.0, 3.0), (4.0, 5.0))
-    both = _long(replace(base, mode="both", p1=0.05))
+    both = replace(base, mode="both", p1=0.05)
     yield _delay("errors .5 → 5 %, stake shared with latency", both, (2.0, 3.0), (4.0, 5.0))
-
-
-def _long(setting: Setting) -> Setting:
-    """With a horizon that leaves room for the slowest runs."""
-    return replace(setting, horizon=int(10 * (bound_of(setting) or 100.0)) + 100)
 
 
 def _unseen_delays(effort: Effort) -> Iterator[Goal]:
@@ -196,12 +191,10 @@ def _unseen_delays(effort: Effort) -> Iterator[Goal]:
             sigma, ratio = float(rng.uniform(0.2, 1.0)), float(np.exp(rng.uniform(0.15, 2.0)))
             setting = Setting(mode="latency", sigma=sigma, ratio=ratio, rho=share, alpha=alpha)
             name = f"latency {ratio:.2f}x, sigma {sigma:.2f}, share {share:g}, alpha {alpha:g}"
-        if (bound_of(setting) or np.inf) > 1500.0:  # hours of simulation would tell nothing more
+        if (setting.bound or np.inf) > 1500.0:  # hours of simulation would tell nothing more
             continue
         drawn += 1
-        yield _delay(
-            name, _long(replace(setting, runs=effort.runs, seed=effort.seed)), (2.0, 3.0), (4.0, 5.0)
-        )
+        yield _delay(name, replace(setting, runs=effort.runs, seed=effort.seed), (2.0, 3.0), (4.0, 5.0))
 
 
 def _turning_bad(effort: Effort) -> Iterator[Goal]:
@@ -209,7 +202,7 @@ def _turning_bad(effort: Effort) -> Iterator[Goal]:
         setting = Setting(
             p1=0.05, scenario="drip50k", drip=drip, rate=rate, runs=effort.runs, seed=effort.seed
         )
-        yield _delay(f"errors .5 → 5 % after {name}", replace(setting, horizon=3000), (2.5, 0.0), (4.5, 0.0))
+        yield _delay(f"errors .5 → 5 % after {name}", setting, (2.5, 0.0), (4.5, 0.0))
 
 
 def _labels(effort: Effort) -> Iterator[Goal]:

@@ -7,7 +7,6 @@ from dataclasses import asdict
 
 import numpy as np
 
-from benchmarks.detection.bound import error_bound, latency_bound
 from benchmarks.detection.paired import MEASURED, order, shadow_labels
 from benchmarks.detection.rivals import rivals
 from benchmarks.detection.simulate import course
@@ -26,17 +25,6 @@ def quantile(values: Floats, q: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def bound_of(setting: Setting) -> float | None:
-    """B of a setting, for the metric it is about; None for a good candidate."""
-    bounds = []
-    if setting.mode != "latency":
-        bounds.append(error_bound(setting.p0, setting.p1, setting.rho, setting.alpha))
-    if setting.mode in ("latency", "both"):
-        bounds.append(latency_bound(setting.ratio, setting.sigma, setting.rho, setting.alpha))
-    best = min(bounds)
-    return best if np.isfinite(best) and not setting.is_good else None
-
-
 def measure(setting: Setting, *, with_rivals: bool = True) -> Json:
     """The figures of one setting. Delays are canary requests; pairs in `order`, labels in mode shadow."""
     if setting.mode == "shadow":
@@ -47,7 +35,12 @@ def measure(setting: Setting, *, with_rivals: bool = True) -> Json:
         figures = _order(setting)
     else:
         figures = _arms(setting, with_rivals=with_rivals)
-    return {"setting": asdict(setting), "runs": setting.runs, "alpha": setting.alpha, **figures}
+    return {
+        "setting": asdict(setting),
+        "runs": setting.runs,
+        "alpha": setting.alpha,
+        **figures,
+    }
 
 
 def _delay(values: Floats, bound: float | None, unit: str) -> Json:
@@ -65,7 +58,7 @@ def _arms(setting: Setting, *, with_rivals: bool) -> Json:
     c = course(setting)
     values = np.concatenate([c.delays, np.full(c.missed, np.inf)])
     unit = "canary labels" if setting.mode == "labels" else "canary requests"
-    figures: Json = {**_delay(values, bound_of(setting), unit), "false_rollbacks": c.false_rollbacks}
+    figures: Json = {**_delay(values, setting.bound, unit), "false_rollbacks": c.false_rollbacks}
     if setting.scenario == "bursts":
         figures["raw_votes_false_rollbacks"] = course(setting, raw=True).false_rollbacks
     if with_rivals and setting.mode in ("errors", "latency") and setting.scenario != "bursts":
@@ -85,7 +78,7 @@ def _arms(setting: Setting, *, with_rivals: bool) -> Json:
 def _sticky(setting: Setting) -> Json:
     c = sticky(setting)
     good = setting.is_good
-    delay = _delay(np.zeros(0) if good else c.delays, bound_of(setting), "canary requests")
+    delay = _delay(np.zeros(0) if good else c.delays, setting.bound, "canary requests")
     detectors = {name: c.hits(name, setting.alpha) for name in c.peaks}
     return {
         **delay,

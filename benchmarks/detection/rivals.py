@@ -29,7 +29,8 @@ class Rival:
 
 def rivals(setting: Setting) -> dict[str, Rival]:
     """The three on a setting of mode errors or latency."""
-    setting = setting if setting.rate else replace(setting, rate=max(int(1.0 / setting.rho), 1))
+    fitted = setting.fitted()
+    setting = replace(fitted, rate=max(fitted.rate, int(1.0 / setting.rho), 1))
     return {"window": _window(setting), **_peeking(setting)}
 
 

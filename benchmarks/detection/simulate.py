@@ -152,7 +152,7 @@ def latency_growth(setting: Setting, rng: Generator) -> tuple[Growth, Floats]:
 
 def course(setting: Setting, *, raw: bool = False) -> Course:
     """The runs of a setting with arms of different requests: modes errors, latency, labels and both."""
-    setting = setting.with_rate()
+    setting = setting.fitted()
     rng = np.random.default_rng(setting.seed)
     metrics: list[tuple[Growth, Floats]] = []
     if setting.mode in ("errors", "labels", "both"):

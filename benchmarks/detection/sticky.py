@@ -30,7 +30,7 @@ from benchmarks.detection.worlds import MEDIAN_MS, Floats, Setting
 ZIPF = 1.1
 FAILING = (0.05, 10.0)  # Beta: the part of a key's inputs that fail on any version
 KEY_SIGMA, NOISE_SIGMA = 0.5, 0.3  # log latency by key, and by call
-RATE = 250  # requests a tick
+RATE, HORIZON = 250, 10_000  # requests a tick, canary requests a run
 TWO_SAMPLE_RUNS = 200  # as many runs show what two-sample latency does
 
 
@@ -67,8 +67,8 @@ class _Run:
 
 def _runs(setting: Setting) -> Iterator[_Run]:
     rng = np.random.default_rng(setting.seed)
-    rate = setting.rate or RATE
-    total = int(setting.horizon / setting.rho / rate) * rate
+    rate, horizon = setting.rate or RATE, setting.horizon or HORIZON
+    total = int(horizon / setting.rho / rate) * rate
     popularity = np.cumsum(1.0 / np.arange(1, setting.keys + 1) ** ZIPF)
     for _ in range(setting.runs):
         yield _run(setting, rng, total, rate, popularity / popularity[-1])

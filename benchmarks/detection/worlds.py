@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.evidence.tick import BELOW_10_MS, BUCKETS, RATIO
+from benchmarks.detection.bound import error_bound, latency_bound
 
 Floats = NDArray[np.float64]
 SCENARIOS = ("steady", "incident", "ramp", "better", "bursts", "sticky", "order", "drip50k")
@@ -31,8 +32,8 @@ class Setting:
     alpha: float = 1e-4
     runs: int = 1000
     seed: int = 1
-    horizon: int = 10_000  # canary requests, at the first share
-    rate: int = 0  # requests a tick; 0: about one canary request a tick, so that the delay is fine-grained
+    horizon: int = 0  # canary requests, at the first share; 0: see `fitted`
+    rate: int = 0  # requests a tick; 0: see `fitted`
     overlap: float = 0.8  # shadow: how often the candidate is wrong where production is
     keys: int = 1000  # sticky
     order: float = 0.05  # how much faster the second of two calls is
@@ -44,11 +45,30 @@ class Setting:
         errors, latency = self.p1 <= self.p0, self.ratio <= 1.0
         return {"latency": latency, "both": errors and latency}.get(self.mode, errors)
 
-    def with_rate(self) -> Setting:
-        """With the rate that 0 stands for: a quarter of a canary request a tick, so that delays are fine-
-        grained.
+    @property
+    def bound(self) -> float | None:
+        """B for what the setting is about, in canary requests; None for a good candidate."""
+        bounds = []
+        if self.mode != "latency":
+            bounds.append(error_bound(self.p0, self.p1, self.rho, self.alpha))
+        if self.mode in ("latency", "both"):
+            bounds.append(latency_bound(self.ratio, self.sigma, self.rho, self.alpha))
+        best = min(bounds)
+        return best if np.isfinite(best) and not self.is_good else None
+
+    def fitted(self) -> Setting:
+        """With the horizon and the rate that 0 stands for.
+
+        A bad candidate is given ten times the bound, and looks so frequent that delays are fine-grained: a
+        quarter of a canary request a tick, or a four-hundredth of a long bound. A good one is watched for
+        10,000 requests.
         """
-        return self if self.rate else replace(self, rate=max(int(0.25 / self.rho), 1))
+        if self.bound is None:
+            horizon, a_tick = 10_000.0, 1.0 if self.mode in ("errors", "labels") else 10.0
+        else:
+            horizon, a_tick = 10.0 * self.bound + 100.0, max(0.25, self.bound / 400.0)
+        rate = self.rate or max(int(a_tick / self.rho), 1)
+        return replace(self, rate=rate, horizon=self.horizon or int(horizon))
 
 
 @dataclass(frozen=True, slots=True)

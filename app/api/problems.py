@@ -21,6 +21,7 @@ from app.errors import (
     InvalidError,
     JournalFullError,
     NotFoundError,
+    RefusedRowError,
     StaleRevisionError,
     UnavailableError,
 )
@@ -37,6 +38,7 @@ TABLE: tuple[tuple[type[GatewayError], int, str], ...] = (
     (TooManyFailuresError, 429, "too_many_failures"),
     (NotFoundError, 404, "not_found"),
     (InvalidError, 422, "invalid"),
+    (RefusedRowError, 422, "refused_by_store"),
     (StaleRevisionError, 412, "stale_revision"),
     (ConflictError, 409, "conflict"),
     (JournalFullError, 503, "journal_full"),

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-Reason = Annotated[str, Field(max_length=1000, description="why, for the audit log")]
+Reason = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$", description="why, for the audit log")]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 

@@ -30,11 +30,13 @@ MAX_PENDING = 20_000  # counts and pairs between two looks; beyond it the newest
 def engine_config(model: Model) -> EngineConfig:
     """How a rollout of this model is judged; fixed when it begins."""
     control = model.canary.control.sample > 0 and model.canary.control.max_share > 0
+    sticky = model.routing_key.source != "prediction_id"
     return EngineConfig(
         alpha=model.evidence.alpha,
         margin=model.evidence.margin,
         floor=model.evidence.floor,
-        metrics=default_metrics(sticky=model.routing_key.source != "prediction_id", control=control),
+        metrics=default_metrics(sticky=sticky, control=control),
+        sticky=sticky,
     )
 
 

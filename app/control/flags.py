@@ -206,9 +206,13 @@ class FlagsService:
                 await self._registry.load()
             current = self.current(model)
             wanted = self._patched(current, patch)
+        if wanted == current:  # unless another host has just changed it
+            with contextlib.suppress(UnavailableError):
+                await self.reconcile()
+            current = self.current(model)
+            wanted = self._patched(current, patch)
         if expected_revision is not None and expected_revision != current.revision:
-            await self._audit_refused(audit, expected_revision, current, wanted)
-            raise StaleRevisionError(expected_revision, current.revision)
+            raise await self._refusal(audit, expected_revision, current, wanted)
         if wanted == current:
             return current
         if urgent or towards_safety(current, wanted):
@@ -234,6 +238,8 @@ class FlagsService:
             for _ in range(_ATTEMPTS):
                 current = self._current[model]
                 wanted = self._patched(current, patch)
+                if expected_revision is not None and expected_revision != current.revision:
+                    raise await self._refusal(audit, expected_revision, current, wanted)
                 if wanted == current:
                     return current
                 try:
@@ -241,9 +247,6 @@ class FlagsService:
                 except StaleRevisionError:
                     stored = {flags.model: flags for flags in await self._store.flags()}
                     self._take(stored.get(model) or initial(self._registry.model(model)))
-                    if expected_revision is not None:
-                        await self._audit_refused(audit, expected_revision, self._current[model], wanted)
-                        raise StaleRevisionError(expected_revision, self._current[model].revision) from None
         raise UnavailableError(f"the flags of {model!r} are changing too fast; try again")
 
     async def _put(self, current: Flags, wanted: Flags, audit: AuditEntry) -> Flags:
@@ -335,7 +338,10 @@ class FlagsService:
             if not self._has_pending(model.name) and self._take(stored):
                 await self._publish(self._current[model.name])
 
-    async def _audit_refused(self, audit: AuditEntry, expected: int, current: Flags, wanted: Flags) -> None:
+    async def _refusal(
+        self, audit: AuditEntry, expected: int, current: Flags, wanted: Flags
+    ) -> StaleRevisionError:
+        """The error for a change that came too late; the attempt is audited."""
         entry = replace(
             audit,
             action=f"{audit.action}.refused",
@@ -346,12 +352,8 @@ class FlagsService:
         try:
             await self._store.append_audit(entry)
         except UnavailableError as error:
-            log.warning(
-                "a refused change could not be audited",
-                model=current.model,
-                actor=audit.actor,
-                error=str(error),
-            )
+            log.warning("a refused change could not be audited", model=current.model, error=str(error))
+        return StaleRevisionError(expected, current.revision)
 
     # ---- the values in force
 

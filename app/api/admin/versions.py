@@ -11,7 +11,7 @@ from fastapi import APIRouter, Response
 from app.api.admin.models import version_view
 from app.api.auth import Identity
 from app.api.routes import Caller, GatewayRoute, Json, needs
-from app.api.schemas import VersionBody
+from app.api.schemas import Reason, VersionBody
 from app.api.services import Parts, Services
 from app.control.ports import AuditEntry
 from app.control.registry import checked_version_name
@@ -70,10 +70,10 @@ async def register(model: str, version: str, body: VersionBody, caller: Caller, 
 
 
 @router.delete("/{version}", status_code=204, **needs("operate", 404, 409, 503))
-async def retire(model: str, version: str, caller: Caller, parts: Parts, reason: str = "") -> Response:
+async def retire(model: str, version: str, caller: Caller, parts: Parts, reason: Reason = "") -> Response:
     """Retire a registered version; 409 while it is in use."""
     found = parts.registry.model(model).version(version)
     before = version_view(found, from_file=False) if found else None
-    audit = _audit(parts, caller, "version.retire", model, reason[:1000], before=before)
+    audit = _audit(parts, caller, "version.retire", model, reason, before=before)
     await parts.registry.retire(model, version, lambda: parts.flags.current(model), audit)
     return Response(status_code=204)

@@ -1,0 +1,1 @@
+"""The only importer of FastAPI: the HTTP API of the control process."""

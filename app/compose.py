@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import sys
+import uuid
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from app.control.dependencies import Check, Dependencies
 from app.control.flags import FlagsService
 from app.control.last_known import LastKnown
 from app.control.link_server import LinkServer
+from app.control.monitor import Monitor
 from app.control.outcomes import OutcomeIntake
 from app.control.ports import Store
 from app.control.recorder import Recorder
@@ -136,6 +138,9 @@ class _Control:
         )
         self.writer = Writer(spec.journal, "c0")
         self.outcomes = OutcomeIntake(self.writer, registry, store, clock)
+        self.monitor = Monitor(
+            registry, self.flags, store, self.outcomes, clock, lambda: self.controller.leads
+        )
         self.recorder = Recorder(
             Journal(Path(spec.journal.directory)),
             store,
@@ -153,6 +158,7 @@ class _Control:
             store=store,
             link=self.link,
             controller=self.controller,
+            monitor=self.monitor,
             outcomes=self.outcomes,
             auth=Authenticator(spec.auth, clock, spec.server.trusted_proxies),
             accounting=self.recorder.accounting,
@@ -186,6 +192,7 @@ class _Control:
             yield "recorder", self.recorder.run()
         if "controller" in self.spec.roles:
             yield "controller", self.controller.run()
+            yield "monitor", self.monitor.run()
 
     async def last_records(self) -> None:
         """The workers are gone: take what they left into the store, as far as that goes quickly."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from app.control.clock import Clock
-from app.control.ports import Row, Scalar, Store
+from app.control.ports import Row, Scalar, Store, outcome_subject
 from app.control.registry import Registry
 from app.domain.outcome import fault, outcome_id
 from app.domain.prediction import split_row
@@ -183,9 +183,12 @@ class OutcomeIntake:
             return {}
 
     async def _stored(self, items: Sequence[_Item]) -> set[str]:
-        ids = [item.id for item in items if item.id not in self._recent]
+        new = [item for item in items if item.id not in self._recent]
+        ids = [item.id for item in new]
+        records = [item.record for item in new]
+        subjects = [outcome_subject(r.prediction_id, r.model, r.request_id) for r in records]
         try:
-            return await self._store.outcomes_known(ids) if ids else set()
+            return await self._store.outcomes_known(ids, subjects) if ids else set()
         except UnavailableError:
             return set()  # counted as accepted; the store keeps one of them all the same
 

@@ -67,7 +67,9 @@ class ShadowRow:
 class OutcomeRow:
     """A row of `outcomes`; joined to its prediction when (or as soon as) that is stored."""
 
-    outcome_id: str  # digest of prediction, ground truth, observed_at and source: the same outcome twice is one
+    outcome_id: (
+        str  # digest of prediction, ground truth, observed_at and source: the same outcome twice is one
+    )
     prediction_id: str | None
     model: str | None
     request_id: str | None
@@ -148,6 +150,11 @@ class AuditEntry:
     after: dict[str, Any] | None = None
 
 
+def outcome_subject(prediction_id: str | None, model: str | None, request_id: str | None) -> str:
+    """What an outcome is about, as its sender named it."""
+    return prediction_id or f"request:{model}:{request_id}"
+
+
 class Store(Protocol):
     """SQLite or PostgreSQL."""
 
@@ -171,7 +178,8 @@ class Store(Protocol):
     async def predictions_brief(self, ids: Sequence[str]) -> dict[str, Row]:
         """`{prediction_id: {model, model_version, prediction, confidence, features}}` of those stored (shadow comparison after a restart)."""
 
-    async def outcomes_known(self, outcome_ids: Sequence[str]) -> set[str]: ...
+    async def outcomes_known(self, outcome_ids: Sequence[str], subjects: Sequence[str]) -> set[str]:
+        """Which of these are stored. `subjects` are what they are about (`outcome_subject`), one each."""
 
     # flags, versions, audit
     async def flags(self) -> list[Flags]: ...
@@ -196,7 +204,9 @@ class Store(Protocol):
         """Insert or update by `id` and append events (`at`, `kind`, `reason`, `figures`). `ConflictError` for a second open rollout of the model."""
 
     # performance, shadow, training, review, drift
-    async def labelled(self, model: str, version: str | None, since: datetime | None, until: datetime | None, limit: int) -> list[Row]:
+    async def labelled(
+        self, model: str, version: str | None, since: datetime | None, until: datetime | None, limit: int
+    ) -> list[Row]:
         """Newest first: prediction_id, model_version, timestamp, prediction, confidence, ground_truth, ground_truth_timestamp, propensity, latency_ms, features."""
 
     async def coverage(self, model: str, since: datetime | None, until: datetime | None) -> list[Row]:
@@ -205,7 +215,9 @@ class Store(Protocol):
     async def shadow_pairs(self, model: str, version: str, since: datetime | None, limit: int) -> list[Row]:
         """Newest first: both predictions, confidences, latencies, statuses, difference, agreement, features, ground_truth."""
 
-    def training_rows(self, model: str, since: datetime | None, until: datetime | None, version: str | None) -> AsyncIterator[list[Row]]:
+    def training_rows(
+        self, model: str, since: datetime | None, until: datetime | None, version: str | None
+    ) -> AsyncIterator[list[Row]]:
         """Labelled rows in chunks, oldest first, read with a server-side cursor: constant memory."""
 
     async def least_confident(self, model: str, since: datetime | None, limit: int) -> list[Row]:

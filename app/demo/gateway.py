@@ -59,8 +59,12 @@ def write_configuration(
     return path
 
 
+class Refused(Exception):
+    """The gateway, or a model server, refused a call; the message says which and why."""
+
+
 class Gateway:
-    """One model's admin calls. Raises httpx2.HTTPStatusError for a refusal."""
+    """One model's admin calls. Raises `Refused`, and httpx2.TransportError when there is nobody to answer."""
 
     def __init__(self, url: str, token: str, upstreams: dict[str, str]) -> None:
         self.url = url
@@ -122,13 +126,13 @@ class Gateway:
             f"/admin/models/{MODEL}/training-set",
             params={"format": "ndjson", "flat_days": str(flat_days), "half_life_days": str(half_life_days)},
         )
-        reply.raise_for_status()
+        _check(reply)
         return reply.text
 
     async def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry these labels, from /metrics."""
         reply = await self._client.get("/metrics")
-        reply.raise_for_status()
+        _check(reply)
         return sum(
             sample.value
             for family in text_string_to_metric_families(reply.text)
@@ -141,7 +145,7 @@ class Gateway:
         # Another client: a model server has no business with the operator's token.
         async with httpx2.AsyncClient(trust_env=False) as client:
             reply = await client.post(f"{self._upstreams[version]}/_fault", json=dataclasses.asdict(fault))
-            reply.raise_for_status()
+            _check(reply)
 
     async def _get(self, path: str, **parameters: str) -> Answer:
         return self._json(await self._client.get(f"/admin/models/{MODEL}{path}", params=parameters))
@@ -151,6 +155,12 @@ class Gateway:
 
     @staticmethod
     def _json(reply: httpx2.Response) -> Answer:
-        reply.raise_for_status()
+        _check(reply)
         answer: Answer = reply.json()
         return answer
+
+
+def _check(reply: httpx2.Response) -> None:
+    if reply.is_error:
+        request = reply.request
+        raise Refused(f"{request.method} {request.url.path} answered {reply.status_code}: {reply.text[:500]}")

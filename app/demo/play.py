@@ -12,11 +12,13 @@ import contextlib
 import signal
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx2
 from rich.console import Console
 
-from app.demo.gateway import MODEL, Gateway, write_configuration
+from app.demo.gateway import MODEL, Gateway, Refused, write_configuration
 from app.demo.processes import Children, DidNotStart, free_port
 from app.demo.releases import World, accuracy, first_releases
 from app.demo.screen import Screen
@@ -34,9 +36,9 @@ def play(port: int | None, speed: float, once: bool) -> int:
     console = Console()
     try:
         return asyncio.run(_play(console, free_port(port or DEFAULT_PORT), Pace.at(speed), once))
-    except (NotAsExpected, DidNotStart) as fault:
+    except (NotAsExpected, DidNotStart, Refused, httpx2.TransportError) as fault:
         console.print("\n[bold red]Not as expected:[/]", end=" ")
-        console.print(str(fault), markup=False, highlight=False)
+        console.print(str(fault) or type(fault).__name__, markup=False, highlight=False)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("\nStopped before the end; nothing is left running.")
@@ -51,17 +53,27 @@ async def _play(console: Console, port: int, pace: Pace, once: bool) -> int:
         async with Children(directory) as children:
             world = World(SEED)
             gateway, v2_accuracy = await _open(screen, world, children, directory, port, pace)
-            async with gateway, asyncio.TaskGroup() as tasks:
+            async with gateway:
                 traffic = Traffic(gateway, world, pace.requests_per_s, pace.label_delay_s)
                 screen.show_traffic(traffic)
-                driving = tasks.create_task(traffic.run())
-                story = Story(screen, gateway, traffic, world, children, pace, v2_accuracy)
-                await story.tell()
-                await _close(screen, story, time.monotonic() - started)
-                if not once:
-                    await _stay(screen, gateway, directory)
-                driving.cancel()
+                async with _running(traffic):
+                    story = Story(screen, gateway, traffic, world, children, pace, v2_accuracy)
+                    await story.tell()
+                    await _close(screen, story, time.monotonic() - started)
+                    if not once:
+                        await _stay(screen, gateway, directory)
     return 0
+
+
+@contextlib.asynccontextmanager
+async def _running(traffic: Traffic) -> AsyncIterator[None]:
+    driving = asyncio.create_task(traffic.run())
+    try:
+        yield
+    finally:
+        driving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await driving
 
 
 def _stop_in_order_on_sigterm() -> None:

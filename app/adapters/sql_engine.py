@@ -1,0 +1,124 @@
+"""Connections, deadlines, and the border where a driver's exceptions become ours. Knows no table."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.errors import GatewayError, RefusedRowError, UnavailableError
+
+
+@dataclass(frozen=True, slots=True)
+class StorePolicy:
+    url: str  # sqlite:///path or postgresql://user:password@host/database
+    connect_timeout_s: float = 2.0
+    statement_timeout_s: float = 8.0  # asked of the server; the deadline ends what a silent server does not
+    deadline_s: float = 10.0  # of one call
+    load_deadline_s: float = 60.0  # of one batch of the recorder: slow is better than never
+    connections: int = 5
+
+
+class SqlEngine(ABC):
+    """What the parts of the store share: connections to read and to write with, in a transaction each.
+
+    Both raise `UnavailableError` when the database cannot be reached or does not answer within the deadline, and
+    `RefusedRowError` when it refuses a value.
+    """
+
+    # Where rows lie in partitions, what is newest is looked for in the newest partitions first: ages that end each look.
+    horizons: tuple[timedelta, ...] = ()
+
+    def __init__(self, policy: StorePolicy) -> None:
+        self.policy = policy
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    @abstractmethod
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+
+    @abstractmethod
+    def write(self, deadline_s: float | None = None) -> AbstractAsyncContextManager[AsyncConnection]: ...
+
+    @abstractmethod
+    def insert(self, table: sa.Table) -> Any:
+        """An insert that can be told `on_conflict_do_…`."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+    async def ping(self) -> None:
+        async with self.read() as connection:
+            await connection.execute(sa.text("SELECT 1 FROM journal_writers LIMIT 1"))
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine, deadline_s: float) -> AsyncIterator[AsyncConnection]:
+    """A connection in a transaction that ends within the deadline; exceptions as `app.errors` has them."""
+    try:
+        async with asyncio.timeout(deadline_s), engine.connect() as connection:
+            try:
+                async with connection.begin():
+                    yield connection
+            except (
+                TimeoutError,
+                OSError,
+                asyncpg.PostgresConnectionError,
+                asyncpg.InterfaceError,
+                asyncio.CancelledError,
+            ):
+                await connection.invalidate()  # nobody knows what state it is in
+                raise
+    except GatewayError:
+        raise
+    except (sa.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error) as error:
+        raise translated(error) from error
+    except (OverflowError, UnicodeError) as error:  # from a driver that cannot convert a value
+        raise RefusedRowError(str(error)) from error
+    except TimeoutError as error:
+        raise UnavailableError(f"the database did not answer within {deadline_s:g} s") from error
+    except OSError as error:
+        raise UnavailableError(f"the database cannot be reached: {error}") from error
+
+
+_UNPREPARED = "its tables are missing or old; run `model-gateway migrate`"
+
+
+def translated(error: BaseException) -> GatewayError:
+    """What a driver's exception means to a caller: try again later, or this value never."""
+    origin: BaseException = error
+    if isinstance(error, sa.exc.DBAPIError) and error.orig is not None:
+        origin = error.orig.__cause__ or error.orig
+    if isinstance(origin, asyncpg.PostgresError):
+        return _from_postgres(origin)
+    if isinstance(origin, (sqlite3.IntegrityError, sqlite3.DataError)):
+        return RefusedRowError(str(origin))
+    if isinstance(origin, sqlite3.Error) and (
+        "no such table" in str(origin) or "no such column" in str(origin)
+    ):
+        return UnavailableError(f"the database cannot be used: {_UNPREPARED}")
+    if isinstance(origin, ValueError):  # also asyncpg's, for a value that does not fit its column
+        return RefusedRowError(str(origin))
+    if isinstance(error, sa.exc.TimeoutError):
+        return UnavailableError("all connections to the database are busy; raise the number of connections")
+    return UnavailableError(f"the database cannot be used: {origin}")
+
+
+def _from_postgres(error: asyncpg.PostgresError) -> GatewayError:
+    state = error.sqlstate or ""
+    if state in ("42P01", "42703", "3F000"):
+        return UnavailableError(f"the database cannot be used: {_UNPREPARED}")
+    # 22 data, 23 integrity, 54 program limits (nesting, sizes), P0 raised by a trigger: the value will never be taken.
+    if state[:2] in ("22", "23", "54", "P0") or state in ("42804", "44000"):
+        return RefusedRowError(f"{state}: {error}")
+    return UnavailableError(f"the database cannot be used: {state}: {error}")

@@ -1,0 +1,84 @@
+"""What the monitor and the reviewers keep: reviews, baselines, retraining decisions. Only small tables, one row at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.adapters import schema
+from app.adapters.sql_engine import SqlEngine
+from app.control.ports import Row, Scalar
+
+_REVIEW = ("model", "strategy", "score", "propensity", "leased_until", "leased_by")
+
+
+class LearningState(SqlEngine):
+    async def put_reviews(self, rows: Sequence[Row]) -> None:
+        """A row that was labelled already keeps its label and is not leased again."""
+        if not rows:
+            return
+        table = schema.reviews
+        statement = self.insert(table)
+        again = statement.on_conflict_do_update(
+            index_elements=["prediction_id"],
+            set_={name: statement.excluded[name] for name in _REVIEW},
+            where=table.c.labelled_at.is_(None),
+        )
+        values = [
+            {"prediction_id": row["prediction_id"], **{name: row.get(name) for name in _REVIEW}}
+            for row in rows
+        ]
+        async with self.write() as connection:
+            await connection.execute(again, values)
+
+    async def finish_review(self, prediction_id: str, label: Scalar, actor: str, at: datetime) -> bool:
+        """True when the review was open; the first label stands."""
+        table = schema.reviews
+        open_one = (table.c.prediction_id == prediction_id, table.c.labelled_at.is_(None))
+        values: dict[str, Any] = {
+            "label": label,
+            "labelled_by": actor,
+            "labelled_at": at,
+            "leased_until": None,
+        }
+        async with self.write() as connection:
+            done = await connection.execute(sa.update(table).where(*open_one).values(values))
+            return bool(done.rowcount)
+
+    async def put_baseline(self, model: str, baseline: Row) -> None:
+        """Earlier ones are kept; the newest counts."""
+        values = {"model": model, "at": self.now(), "data": baseline}
+        async with self.write() as connection:
+            await connection.execute(sa.insert(schema.baselines).values(values))
+
+    async def baseline(self, model: str) -> Row | None:
+        table = schema.baselines
+        query = sa.select(table.c.data).where(table.c.model == model).order_by(table.c.id.desc()).limit(1)
+        async with self.read() as connection:
+            found: Row | None = (await connection.execute(query)).scalar_one_or_none()
+            return found
+
+    async def add_retraining_decision(self, decision: Row) -> None:
+        """Needs `model`, `should_retrain`, `reason`, `urgency`; `at` is now when not given; the rest is kept as it is."""
+        at = decision.get("at")
+        values = {
+            "model": decision["model"],
+            "at": at if isinstance(at, datetime) else self.now(),
+            "should_retrain": decision["should_retrain"],
+            "reason": decision["reason"],
+            "urgency": decision["urgency"],
+            "data": decision,
+        }
+        async with self.write() as connection:
+            await connection.execute(sa.insert(schema.retraining_decisions).values(values))
+
+    async def retraining_decisions(self, model: str, limit: int) -> list[Row]:
+        """Newest first, as they were given, with `at`."""
+        table = schema.retraining_decisions
+        query = sa.select(table.c.data, table.c.at).where(table.c.model == model)
+        async with self.read() as connection:
+            rows = await connection.execute(query.order_by(table.c.id.desc()).limit(limit))
+            return [{**data, "at": at} for data, at in rows]

@@ -1,0 +1,230 @@
+"""From a journal record to rows: what the protocol reader finds in the bodies, with the facts of the assignment beside it.
+
+Pure but for the memory of recent predictions, by which a shadow's answer is compared with production's.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from app.control.ports import OutcomeRow, PredictionRow, Scalar, ShadowRow
+from app.domain.comparison import compare
+from app.domain.model import Model
+from app.domain.outcome import outcome_id
+from app.domain.prediction import format_id, row_id
+from app.journal.records import OutcomeRecord, PredictionRecord, ShadowRecord
+from app.protocols.record import Exchange, Reader
+from app.protocols.redaction import Redaction
+from app.protocols.registry import build_reader
+
+REMEMBERED = 20_000  # predictions whose shadow answers are still to be expected
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What a shadow's answer is compared with: one (prediction, confidence) a row."""
+
+    rows: tuple[tuple[Scalar | None, float | None], ...]
+
+
+class Extractor:
+    """One for the recorder. `models` gives the current models; a record of a model that is gone keeps latency and status."""
+
+    def __init__(self, models: Callable[[], Mapping[str, Model]]) -> None:
+        self._models = models
+        self._readers: dict[str, tuple[Model, Reader]] = {}
+        self._recent: OrderedDict[bytes, Remembered] = OrderedDict()
+
+    # ---- predictions
+
+    def prediction(self, record: PredictionRecord) -> list[PredictionRow]:
+        """One row, or one a row of an N-row body."""
+        identity = format_id(record.prediction_id)
+        model, reader = self._reader(record.model)
+        extraction = reader(
+            Exchange(
+                record.request_body,
+                record.response_body,
+                record.status,
+                record.target,
+                record.request_type,
+                record.response_type,
+                record.request_encoding,
+                record.response_encoding,
+                _known(record.request_inference_length),
+                _known(record.response_inference_length),
+                record.request_size > len(record.request_body),
+                record.response_size > len(record.response_body),
+                None,
+                _redacted(model),
+            )
+        )
+        facts: dict[str, Any] = dict(extraction.facts)
+        if record.first_byte_us >= 0:
+            facts["first_byte_ms"] = record.first_byte_us / 1000.0
+        error = record.error or (str(extraction.reason) if extraction.reason is not None else None)
+        found = [(row.features, _scalar(row.prediction), row.confidence) for row in extraction.rows] or [
+            (None, None, None)
+        ]
+        rows = [
+            PredictionRow(
+                identity if len(found) == 1 else row_id(identity, number),
+                record.model,
+                record.version,
+                record.role,
+                _instant(record.at_ns),
+                features,
+                prediction,
+                confidence,
+                record.latency_us / 1000.0,
+                record.status,
+                record.request_id,
+                record.routing_key,
+                record.bucket if record.bucket >= 0 else None,
+                record.canary_percent,
+                record.flags_revision,
+                record.rollout_id or None,
+                record.forced,
+                record.propensity,
+                record.reason,
+                record.ended,
+                error,
+                facts,
+            )
+            for number, (features, prediction, confidence) in enumerate(found)
+        ]
+        self.remember(record.prediction_id, tuple((row.prediction, row.confidence) for row in rows))
+        return rows
+
+    def remember(self, prediction_id: bytes, rows: tuple[tuple[Scalar | None, float | None], ...]) -> None:
+        """Keep what shadows will be compared with."""
+        recent = self._recent
+        recent[prediction_id] = Remembered(rows)
+        if len(recent) > REMEMBERED:
+            recent.popitem(last=False)
+
+    def knows(self, prediction_id: bytes) -> bool:
+        return prediction_id in self._recent
+
+    # ---- shadows
+
+    def shadow(self, record: ShadowRecord) -> list[ShadowRow]:
+        """One row, or one a row of an N-row answer. Without the prediction it belongs to there is no comparison."""
+        identity = format_id(record.prediction_id)
+        remembered = self._recent.get(record.prediction_id)
+        model, reader = self._reader(record.model)
+        rows: tuple[tuple[Scalar | None, float | None], ...] = ((None, None),)
+        reason: str | None = record.error or None
+        if not record.error:
+            extraction = reader(
+                Exchange(
+                    response_body=record.response_body,
+                    status=record.status,
+                    response_content_type=record.response_type,
+                    response_content_encoding=record.response_encoding,
+                    response_header_length=_known(record.response_inference_length),
+                    response_truncated=record.response_size > len(record.response_body),
+                    expected_rows=len(remembered.rows) if remembered is not None else None,
+                    redacted=_redacted(model),
+                )
+            )
+            rows = tuple((_scalar(row.prediction), row.confidence) for row in extraction.rows) or rows
+            if rows == ((None, None),) and extraction.reason is not None:
+                reason = str(extraction.reason)
+        threshold = model.shadow.agreement_threshold if model is not None else 0.05
+        return [
+            self._compared(record, identity, number, len(rows), row, remembered, threshold, reason)
+            for number, row in enumerate(rows)
+        ]
+
+    @staticmethod
+    def _compared(
+        record: ShadowRecord,
+        identity: str,
+        number: int,
+        count: int,
+        row: tuple[Scalar | None, float | None],
+        remembered: Remembered | None,
+        threshold: float,
+        reason: str | None,
+    ) -> ShadowRow:
+        difference: float | None = None
+        agreement: bool | None = None
+        if remembered is not None and len(remembered.rows) == count and record.role != "failed":
+            comparison = compare(remembered.rows[number][0], row[0], threshold)
+            difference, agreement = comparison.difference, comparison.agreement
+        return ShadowRow(
+            identity if count == 1 else row_id(identity, number),
+            record.model,
+            record.version,
+            record.role,
+            _instant(record.at_ns),
+            row[0],
+            row[1],
+            record.latency_us / 1000.0,
+            record.status,
+            difference,
+            agreement,
+            reason,
+        )
+
+    # ---- readers
+
+    def _reader(self, name: str) -> tuple[Model | None, Reader]:
+        """Compiled once a model, and again when the model changes."""
+        model = self._models().get(name)
+        if model is None:
+            return None, _OPAQUE
+        held = self._readers.get(name)
+        if held is None or held[0] is not model:
+            redaction = Redaction(model.privacy.drop, model.privacy.hash)
+            reader = build_reader(model.protocol, dict(model.extract), model.task, redaction)  # type: ignore[arg-type]
+            held = self._readers[name] = (model, reader)
+        return held
+
+
+_OPAQUE = build_reader("opaque")
+
+
+def outcome(record: OutcomeRecord) -> OutcomeRow:
+    """An outcome as the store keeps it. Its id is a digest, so that the same outcome received twice is one."""
+    return OutcomeRow(
+        outcome_id(
+            record.prediction_id,
+            record.model,
+            record.request_id,
+            record.ground_truth,
+            record.observed_ns,
+            record.source,
+        ),
+        record.prediction_id or None,
+        record.model or None,
+        record.request_id or None,
+        record.ground_truth,
+        _instant(record.observed_ns or record.received_ns),
+        _instant(record.received_ns),
+        record.source,
+        record.actor,
+    )
+
+
+def _scalar(value: object) -> Scalar | None:
+    if isinstance(value, bool | str) or value is None:
+        return value
+    return float(value) if isinstance(value, int | float) else str(value)
+
+
+def _instant(nanoseconds: int) -> datetime:
+    return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
+
+
+def _known(length: int) -> int | None:
+    return length if length >= 0 else None
+
+
+def _redacted(model: Model | None) -> bool:
+    return model is not None and bool(model.privacy.drop or model.privacy.hash)

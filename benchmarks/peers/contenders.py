@@ -283,7 +283,8 @@ class _Admin:
             raise PeerError(f"{method} {path}: {error}") from error
 
     def wait_ready(self, deadline_s: float = 60) -> None:
-        self._poll("/readyz", lambda _: True, deadline_s)
+        """Until the control process answers; the workers take traffic before it does."""
+        self._poll("/admin/models/credit", lambda _: True, deadline_s)
 
     def wait_canary(self, deadline_s: float = 15) -> None:
         """Until each worker splits: a hundred users in a row must see both versions, three times over."""

@@ -93,7 +93,10 @@ class Bench:
         with Child(launch.command, home / "log", cpus=self.proxy_cpus, cwd=home, env=launch.env) as child:
             child.wait_listening(place.port)
             if launch.ready is not None:
-                launch.ready()
+                try:
+                    launch.ready()
+                except PeerError as error:
+                    raise PeerError(f"{error}; its log: {child.log_end()}") from error
             self._pin(launch, child)
             yield launch, child, place.port
 

@@ -59,6 +59,11 @@ def write_configuration(
     return path
 
 
+def nothing_degraded(readiness: httpx2.Response) -> bool:
+    """Whether an answer of /readyz says that all parts are up: traffic is taken before that."""
+    return not readiness.json().get("degraded")
+
+
 class Refused(Exception):
     """The gateway, or a model server, refused a call; the message says which and why."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx2
 from rich.console import Console
 
-from app.demo.gateway import MODEL, Gateway, Refused, write_configuration
+from app.demo.gateway import MODEL, Gateway, Refused, nothing_degraded, write_configuration
 from app.demo.processes import Children, DidNotStart, free_port
 from app.demo.releases import World, accuracy, first_releases
 from app.demo.screen import Screen
@@ -104,7 +104,9 @@ async def _open(
     file = write_configuration(directory, port, upstreams, pace.dwell_s, pace.horizon_s, baseline)
     url = f"http://127.0.0.1:{port}"
     screen.waiting("the gateway")
-    await children.start("gateway", ("app", "serve", "--config", str(file)), f"{url}/readyz", START_WITHIN_S)
+    await children.start(
+        "gateway", ("app", "serve", "--config", str(file)), f"{url}/readyz", START_WITHIN_S, nothing_degraded
+    )
     screen.fact(f"gateway on {url}, its model servers on {', '.join(upstreams.values())}")
     return Gateway(url, (directory / "admin-token").read_text().strip(), upstreams), baseline
 

@@ -60,7 +60,14 @@ class Children:
         await self.start(f"model-{model.version}", arguments, f"{url}/health", within_s=30.0)
         return url
 
-    async def start(self, name: str, arguments: Sequence[str], health_url: str, within_s: float) -> None:
+    async def start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        health_url: str,
+        within_s: float,
+        healthy: Callable[[httpx2.Response], bool] = lambda _: True,
+    ) -> None:
         """Runs `python -m arguments…` and returns when `health_url` answers 200. Its output goes to
         `name.log`.
         """
@@ -78,10 +85,15 @@ class Children:
                 preexec_fn=_die_with(os.getpid()),
             )
         self._running.append((name, process))
-        await self._until_healthy(name, process, health_url, within_s)
+        await self._until_healthy(name, process, health_url, within_s, healthy)
 
     async def _until_healthy(
-        self, name: str, process: asyncio.subprocess.Process, url: str, within_s: float
+        self,
+        name: str,
+        process: asyncio.subprocess.Process,
+        url: str,
+        within_s: float,
+        healthy: Callable[[httpx2.Response], bool],
     ) -> None:
         deadline = time.monotonic() + within_s
         async with httpx2.AsyncClient(timeout=1.0, trust_env=False) as client:
@@ -89,7 +101,8 @@ class Children:
                 if process.returncode is not None:
                     raise DidNotStart(f"{name} ended with status {process.returncode}:\n{self.tail(name)}")
                 with contextlib.suppress(httpx2.HTTPError):
-                    if (await client.get(url)).status_code == 200:
+                    reply = await client.get(url)
+                    if reply.status_code == 200 and healthy(reply):
                         return
                 await asyncio.sleep(0.05)
         raise DidNotStart(f"{name} did not answer {url} within {within_s:.0f} s:\n{self.tail(name)}")

@@ -16,6 +16,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.demo.model_server import Fault
+from app.demo.traffic import Target
 
 MODEL = "biopsy"
 Answer = dict[str, Any]
@@ -73,10 +74,8 @@ class Gateway:
 
     def __init__(self, url: str, token: str, upstreams: dict[str, str]) -> None:
         self.url = url
-        self.token = token
-        self.feedback_url = f"{url}/feedback"
         self._upstreams = upstreams
-        self.predict_url = f"{url}/models/{MODEL}/predict"
+        self.target = Target(f"{url}/models/{MODEL}/predict", f"{url}/feedback", token)
         self._client = httpx2.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {token}"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import tempfile
 import time
@@ -29,6 +30,7 @@ SEED = 7
 DEFAULT_PORT = 8080
 START_WITHIN_S = 45.0
 INTERRUPTED = 130
+CASE_FILE = "case.json"
 
 
 def play(port: int | None, speed: float, once: bool) -> int:
@@ -54,7 +56,7 @@ async def _play(console: Console, port: int, pace: Pace, once: bool) -> int:
             world = World(SEED)
             gateway, v2_accuracy = await _open(screen, world, children, directory, port, pace)
             async with gateway:
-                traffic = Traffic(gateway, world, pace.requests_per_s, pace.label_delay_s)
+                traffic = Traffic(gateway.target, world, pace.requests_per_s, pace.label_delay_s)
                 screen.show_traffic(traffic)
                 async with _running(traffic):
                     story = Story(screen, gateway, traffic, world, children, pace, v2_accuracy)
@@ -93,6 +95,7 @@ async def _open(
     screen.waiting("training three models")
     models = await asyncio.to_thread(first_releases, world)
     holdout = world.cases(1000)
+    (directory / CASE_FILE).write_text(json.dumps({"features": holdout[0].features}))
     for model in models:
         screen.fact(
             f"{model.version}: logistic regression on {len(model.features)} features, "
@@ -125,7 +128,7 @@ Everything is still running; Ctrl-C stops it. Dashboard: {gateway.url}/
 Sign in with the token in {token}
 
   TOKEN=$(cat {token})
-  curl -si {gateway.predict_url} -H 'X-User-Id: me' -d @{directory / "case.json"}
+  curl -si {gateway.target.predict_url} -H 'X-User-Id: me' -d @{directory / CASE_FILE}
   curl -s -H "Authorization: Bearer $TOKEN" {gateway.url}/admin/models/{MODEL}/performance
   curl -s -H "Authorization: Bearer $TOKEN" {gateway.url}/admin/models/{MODEL}/rollouts
   curl -s -H "Authorization: Bearer $TOKEN" {gateway.url}/admin/audit

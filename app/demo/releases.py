@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from app.demo.model_server import ModelFile
 
 NOISE = 0.1  # standard deviations of a feature
+SPLIT_SEED = 7  # the same halves in every process: what trains a model never comes from the field
 FEW_FEATURES = ("mean_texture", "mean_compactness")
 Matrix = np.ndarray
 
@@ -43,7 +44,7 @@ class World:
         self.features: tuple[str, ...] = tuple(str(name).replace(" ", "_") for name in data.feature_names)
         self.magnification = 1.0
         self._chance = np.random.default_rng(seed)
-        order = self._chance.permutation(len(data.target))
+        order = np.random.default_rng(SPLIT_SEED).permutation(len(data.target))
         training, field = np.array_split(order, 2)
         self.training_rows: Matrix = data.data[training]
         self.training_truth: Matrix = data.target[training]

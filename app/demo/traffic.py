@@ -17,12 +17,20 @@ from collections.abc import Callable
 
 import httpx2
 
-from app.demo.gateway import Gateway
 from app.demo.releases import Case, World
 
 USERS = 300
 AT_ONCE = 64
 POST_EVERY_S = 0.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests and outcomes go; the token must have the scope `feedback`."""
+
+    predict_url: str
+    feedback_url: str
+    token: str
 
 
 @dataclasses.dataclass(slots=True)
@@ -43,11 +51,11 @@ class Traffic:
     `label_delay_s` later.
     """
 
-    def __init__(self, gateway: Gateway, world: World, rate: float, label_delay_s: float) -> None:
+    def __init__(self, target: Target, world: World, rate: float, label_delay_s: float) -> None:
         self.seen = Seen()
         self.outcomes_sent = 0
         self.rate = rate
-        self._gateway = gateway
+        self._target = target
         self._world = world
         self._label_delay_s = label_delay_s
         self._awaiting: collections.deque[tuple[float, str, int]] = collections.deque()
@@ -82,7 +90,7 @@ class Traffic:
         user = f"user-{self._chance.randrange(USERS)}"
         try:
             reply = await client.post(
-                self._gateway.predict_url, json={"features": case.features}, headers={"X-User-Id": user}
+                self._target.predict_url, json={"features": case.features}, headers={"X-User-Id": user}
             )
         except httpx2.HTTPError as error:
             self._failed(f"{type(error).__name__}: {error}")
@@ -118,11 +126,9 @@ class Traffic:
 
     async def _accepted(self, client: httpx2.AsyncClient, due: list[tuple[float, str, int]]) -> bool:
         outcomes = [{"prediction_id": identifier, "ground_truth": truth} for _, identifier, truth in due]
-        headers = {"Authorization": f"Bearer {self._gateway.token}"}
+        headers = {"Authorization": f"Bearer {self._target.token}"}
         try:
-            reply = await client.post(
-                self._gateway.feedback_url, json={"outcomes": outcomes}, headers=headers
-            )
+            reply = await client.post(self._target.feedback_url, json={"outcomes": outcomes}, headers=headers)
         except httpx2.HTTPError as error:
             self.seen.feedback_failure = f"{type(error).__name__}: {error}"
             return False

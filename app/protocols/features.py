@@ -42,12 +42,8 @@ def number(value: float | int, name: str, findings: Findings) -> float | int | N
 
 def object_row(members: dict[str, Any], findings: Findings) -> Features:
     """One row from an object: scalars as they are, lists kept under their name, nested objects dotted."""
-    values = members.values()
-    kinds = set(map(type, values))
-    if kinds <= _SCALARS and len(members) <= MAX_FEATURES:
-        numbers = values if kinds <= _NUMBERS else [value for value in values if type(value) in _NUMBERS]
-        if not numbers or _are_plain(numbers):
-            return members  # by far the most frequent case: nothing to clean, so nothing is copied
+    if len(members) <= MAX_FEATURES and _are_plain(members.values()):
+        return members  # by far the most frequent case: nothing to clean, so nothing is copied
     features: Features = {}
     for name, value in members.items():
         if type(value) is dict or type(value) is list:
@@ -57,9 +53,23 @@ def object_row(members: dict[str, Any], findings: Findings) -> Features:
     return bounded(features, findings)
 
 
-def _are_plain(numbers: Collection[float]) -> bool:
-    """Whether all are finite and small, decided without a Python loop: NaN shows in the sum, infinities and huge integers at the ends."""
-    return min(numbers) >= -_INT64 and max(numbers) < _INT64 and math.isfinite(sum(numbers))
+def _are_plain(values: Collection[Any]) -> bool:
+    """Whether all are scalars that need no cleaning, decided without a Python loop over numbers.
+
+    NaN and infinities show in the sum, integers beyond 64 bits at the ends.
+    """
+    try:
+        return (
+            math.isfinite(sum(values))
+            and min(values, default=0) >= -_INT64
+            and max(values, default=0) < _INT64
+        )
+    except TypeError:  # not only numbers
+        if not _SCALARS.issuperset(map(type, values)):
+            return False
+    except OverflowError:  # an integer too large for a float
+        return False
+    return _are_plain([value for value in values if type(value) in _NUMBERS])
 
 
 def _add_nested(features: Features, prefix: str, value: Any, findings: Findings, depth: int = 1) -> None:
@@ -126,17 +136,14 @@ def tensor_row(parts: Iterable[tuple[str, Any]], findings: Findings) -> Features
     features: Features = {}
     for name, value in parts:
         if type(value) is not list:
-            features[name] = scalar(value, name, findings)
+            features[name] = value
         elif len(value) == 1:
-            features[name] = scalar(value[0], name, findings)
+            features[name] = value[0]
         elif len(value) <= MAX_NAMED_ELEMENTS:
-            for element, item in zip(element_names(name, len(value)), value, strict=True):
-                features[element] = scalar(item, element, findings)
-        elif len(value) <= MAX_LIST_ELEMENTS:
-            features[name] = [scalar(item, name, findings) for item in value]
+            features.update(zip(element_names(name, len(value)), value, strict=True))
         else:
-            findings.too_large(name, len(value))
-    return bounded(features, findings)
+            features[name] = value
+    return object_row(features, findings)
 
 
 def flat(value: Any, depth: int = 0) -> Any:

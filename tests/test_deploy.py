@@ -1,0 +1,230 @@
+"""What is deployed fits the program: configurations are accepted, metrics exist, commands and paths are right."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app.cli import cli
+from app.config import load
+from app.control.statistics import CATALOGUE
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+RULES = DEPLOY / "prometheus" / "rules.yml"
+DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
+COMMANDS = {command.name for command in cli.registered_commands}
+
+
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return found
+
+
+def manifests() -> list[dict[str, Any]]:
+    files = [path for path in (DEPLOY / "kubernetes").glob("*.yaml") if path.name != "configuration.yaml"]
+    return [document for path in files for document in yaml.safe_load_all(path.read_text())]
+
+
+def run(*command: str, cwd: Path = ROOT) -> None:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# ---- configurations
+
+
+@pytest.mark.parametrize(
+    "path",
+    [ROOT / "gateway.example.yaml", *DEPLOY.rglob("gateway.yaml"), *DEPLOY.rglob("configuration.yaml")],
+    ids=str,
+)
+def test_every_configuration_that_is_shipped_is_accepted(path: Path) -> None:
+    if "StatefulSet" not in path.read_text():
+        assert load(path, environ={}).models
+
+
+def test_the_environment_of_compose_and_kubernetes_is_understood() -> None:
+    environment = compose()["services"]["gateway"]["environment"]
+    environment = {name: re.sub(r"\$\{\w+:-(\w+)\}", r"\1", value) for name, value in environment.items()}
+    settings = load(DEPLOY / "compose" / "gateway.yaml", environ=environment)
+    assert settings.store.url == "postgresql://gateway:gateway@postgres/gateway"
+    assert settings.flags.url == "redis://redis:6379/0"
+    tokens = f"[{{name: ops, sha256: {'a' * 64}, scopes: [admin]}}]"
+    assert load(None, environ={"GATEWAY_AUTH__TOKENS": tokens}).auth.tokens[0].name == "ops"
+
+
+# ---- compose and image
+
+
+def test_compose_names_only_what_exists() -> None:
+    document = compose()
+    services = document["services"]
+    for name, service in services.items():
+        for other, how in (service.get("depends_on") or {}).items():
+            assert other in services, f"{name} depends on {other}"
+            if how["condition"] == "service_healthy":
+                assert "healthcheck" in services[other]
+            if how["condition"] == "service_completed_successfully":
+                assert services[other]["restart"] == "no"
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            assert (ROOT / source).exists() if source.startswith(".") else source in document["volumes"]
+    versions = yaml.safe_load((DEPLOY / "compose" / "gateway.yaml").read_text())["models"]["biopsy"][
+        "versions"
+    ]
+    hosts = {re.sub(r"https?://([^:/]+).*", r"\1", version["url"]) for version in versions.values()}
+    assert hosts <= set(services)
+
+
+def test_programs_that_containers_start_exist() -> None:
+    services = compose()["services"]
+    for service in services.values():
+        entry = service.get("entrypoint", [])
+        if entry[:2] == ["python", "-m"]:
+            assert (ROOT / (entry[2].replace(".", "/") + ".py")).exists(), entry
+        elif service.get("build") == "." and service.get("command"):
+            assert service["command"][0] in COMMANDS
+
+
+def test_the_grace_that_platforms_give_covers_the_drain() -> None:
+    drain = load(None, environ={}).server.drain_s
+    assert int(compose()["services"]["gateway"]["stop_grace_period"].removesuffix("s")) > drain + 10
+    (stateful,) = (one for one in manifests() if one["kind"] == "StatefulSet")
+    assert stateful["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > drain + 10
+    unit = (DEPLOY / "systemd" / "model-gateway.service").read_text()
+    assert int(re.findall(r"^TimeoutStopSec=(\d+)", unit, re.MULTILINE)[0]) > drain + 10
+
+
+def test_the_image_holds_what_it_copies_and_runs_as_nobody_special() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    ignored = (ROOT / ".dockerignore").read_text()
+    for source in re.findall(r"^COPY (?!--from)(\S+) ", text, re.MULTILINE):
+        assert (ROOT / source).exists(), source
+        assert f"!{source}" in ignored, f"{source} is not sent to the builder"
+    assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
+    assert "HEALTHCHECK" in text
+    command = json.loads(re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)[0])
+    assert command[0] in COMMANDS
+
+
+def test_the_image_installs_a_part_of_what_was_tested() -> None:
+    """Same versions, same hashes, less the tools."""
+    pin = re.compile(r"^([\w.-]+==\S+)", re.MULTILINE)
+    tested = set(pin.findall((ROOT / "requirements.lock").read_text()))
+    shipped = set(pin.findall((ROOT / "requirements.runtime.lock").read_text()))
+    assert shipped < tested
+    assert not any(name.startswith(("pytest", "mypy", "ruff", "hypothesis")) for name in shipped)
+
+
+def test_every_dependency_is_locked_with_a_hash() -> None:
+    for name in ("requirements.lock", "requirements.runtime.lock", "tests/servers.lock"):
+        entries = re.split(r"\n(?=\S)", (ROOT / name).read_text().strip())
+        pins = [entry for entry in entries if "==" in entry.splitlines()[0]]
+        assert pins
+        assert all("--hash=sha256:" in entry for entry in pins), name
+
+
+# ---- systemd and kubernetes
+
+
+def test_the_unit_runs_commands_that_exist() -> None:
+    unit = (DEPLOY / "systemd" / "model-gateway.service").read_text()
+    called = re.findall(
+        r"^Exec(?:StartPre|Start)=/opt/model-gateway/bin/model-gateway (\S+)", unit, re.MULTILINE
+    )
+    assert called == ["check-config", "migrate", "serve"]
+    if shutil.which("systemd-analyze"):
+        done = subprocess.run(
+            ["systemd-analyze", "verify", str(DEPLOY / "systemd" / "model-gateway.service")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        complaints = [line for line in done.stderr.splitlines() if "model-gateway.service" in line]
+        assert [line for line in complaints if "is not executable" not in line] == []
+
+
+def test_pods_write_only_where_they_may() -> None:
+    (stateful,) = (one for one in manifests() if one["kind"] == "StatefulSet")
+    pod = stateful["spec"]["template"]["spec"]
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    volumes |= {claim["metadata"]["name"] for claim in stateful["spec"]["volumeClaimTemplates"]}
+    for container in [*pod["initContainers"], *pod["containers"]]:
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+        assert container["args"][0] in COMMANDS
+    assert pod["enableServiceLinks"] is False
+
+
+def test_the_manifests_build() -> None:
+    if shutil.which("kubectl"):
+        run("kubectl", "kustomize", str(DEPLOY / "kubernetes"))
+    named = yaml.safe_load((DEPLOY / "kubernetes" / "kustomization.yaml").read_text())
+    for file in named["resources"]:
+        assert (DEPLOY / "kubernetes" / file).exists()
+
+
+# ---- prometheus and grafana
+
+_METRIC = re.compile(r"\b(gateway_[a-z0-9_]+)(\{[^}]*\})?")
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    for group in yaml.safe_load(RULES.read_text())["groups"]:
+        for rule in group["rules"]:
+            yield rule.get("alert") or rule["record"], rule["expr"]
+    for dashboard in DASHBOARDS:
+        for panel in json.loads(dashboard.read_text())["panels"]:
+            for target in panel["targets"]:
+                yield panel["title"], target["expr"]
+
+
+@pytest.mark.parametrize(("where", "expression"), list(expressions()), ids=lambda value: value[:40])
+def test_rules_and_dashboards_ask_for_metrics_that_exist(where: str, expression: str) -> None:
+    known = {"job", "instance", "le", *(label for metric in CATALOGUE.values() for label in metric.labels)}
+    asked = list(_METRIC.finditer(expression))
+    assert asked or "gateway:" in expression or "up{" in expression
+    for found in asked:
+        name = found[1] if found[1] in CATALOGUE else re.sub(r"_(bucket|sum|count)$", "", found[1])
+        assert name in CATALOGUE, f"{where}: no metric {found[1]}"
+        if name != found[1]:
+            assert CATALOGUE[name].kind == "histogram"
+        for label in re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", found[2] or ""):
+            assert label in {"job", "instance", "le", *CATALOGUE[name].labels}, (
+                f"{where}: {name} has no {label}"
+            )
+    for labels in re.findall(r"\b(?:by|on|group_left) \(([^)]*)\)", expression):
+        assert {label.strip() for label in labels.split(",") if label.strip()} <= known
+
+
+def test_recorded_series_that_are_used_are_recorded() -> None:
+    recorded = {name for name, _ in expressions() if ":" in name}
+    used = {
+        name for _, expression in expressions() for name in re.findall(r"gateway:[a-z0-9_:]+", expression)
+    }
+    assert used <= recorded
+
+
+def test_every_alert_says_what_to_do() -> None:
+    for group in yaml.safe_load(RULES.read_text())["groups"]:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                assert rule["labels"]["severity"] in ("page", "ticket", "info")
+                assert set(rule["annotations"]) == {"summary", "description"}
+
+
+def test_the_rules_do_what_their_tests_say() -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
+    run("promtool", "check", "rules", str(RULES))
+    run("promtool", "test", "rules", str(DEPLOY / "prometheus" / "rules.test.yml"))

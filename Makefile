@@ -8,7 +8,6 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
-export PYTHONDONTWRITEBYTECODE ?= 1
 
 .PHONY: compiled demo serve test check format lint types contracts docs lock servers interop browser faults bench setup clean
 
@@ -78,8 +77,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 lock: $(INSTALLED) ## Resolve the dependencies of pyproject.toml anew.
 	$(PIP) install uv
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-header -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra dev $(LOCKING) -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --constraints requirements.lock $(LOCKING) -o requirements.runtime.lock
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

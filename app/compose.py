@@ -11,7 +11,6 @@ import stat
 import sys
 import uuid
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +36,8 @@ from app.control.outcomes import OutcomeIntake
 from app.control.ports import Store
 from app.control.recorder import Recorder
 from app.control.registry import Registry
+from app.control.specification import ControlSpec
 from app.control.statistics import WorkerTotals
-from app.domain.model import Model
-from app.domain.policy import AuthPolicy, JournalPolicy, ServerPolicy
 from app.errors import GatewayError
 from app.journal.reader import Journal
 from app.journal.writer import Writer
@@ -47,24 +45,6 @@ from app.journal.writer import Writer
 log = structlog.get_logger(__name__)
 
 STOP_S = 8.0
-
-
-@dataclass(frozen=True, slots=True)
-class ControlSpec:
-    """All that the control process needs to know; the supervisor hands it over on standard input."""
-
-    roles: tuple[str, ...]  # recorder, controller
-    host: str  # of this data directory, for accounting over several hosts
-    server: ServerPolicy
-    journal: JournalPolicy
-    auth: AuthPolicy
-    models: tuple[Model, ...]
-    data_dir: str
-    store_url: str
-    flags_url: str
-    api_socket: str
-    link_socket: str
-    last_known: str
 
 
 def main(spec: ControlSpec) -> None:

@@ -56,7 +56,7 @@ def serve(settings: Settings, roles: frozenset[str]) -> int:
     `ConfigurationError` when the address is taken or the data directory cannot be used.
     """
     from app import config
-    from app.compose import ControlSpec
+    from app.control.specification import ControlSpec
     from app.control.tokens import with_first_token
     from app.proxy.worker import WorkerSpec
     from app.supervisor import Child, bind, run
@@ -183,7 +183,8 @@ def worker() -> None:
 
 
 def control() -> None:
-    from app.compose import ControlSpec, main
+    from app.compose import main
+    from app.control.specification import ControlSpec
 
     main(read_specification(ControlSpec))
 

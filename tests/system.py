@@ -92,12 +92,24 @@ class RunningGateway:
         for pid in pids[1:]:
             eventually(lambda pid=pid: not Path(f"/proc/{pid}").exists() or _zombie(pid), what="the end")  # type: ignore[misc]
 
-    def start_again(self) -> None:
+    def start_again(self, *, control: bool = True) -> None:
+        """Start anew; without `control`, wait only for the workers."""
         self.process = _start(self.directory, self.configuration, self.roles, self.environment)
-        self.wait_until_up()
+        if control:
+            self.wait_until_up()
+        else:
+            eventually(self._ready, 60.0, "a worker that answers")
 
     def wait_until_up(self) -> None:
-        eventually(self._up, 30.0, "a gateway that answers")
+        eventually(self._up, 60.0, "a gateway that answers")
+
+    def _ready(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the gateway ended with {self.process.returncode}")
+        try:
+            return httpx2.get(self.url + "/readyz", trust_env=False, timeout=2.0).status_code == 200
+        except (httpx2.HTTPError, OSError):
+            return False
 
     def _up(self) -> bool:
         if self.process.poll() is not None:

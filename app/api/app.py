@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 
 import app as package
 from app.api import dashboard, feedback, metrics, problems
-from app.api.admin import audit, flags, models, rollouts, versions
+from app.api.admin import audit, baselines, flags, models, reports, review, rollouts, versions
 from app.api.services import Services
 
 _ROUTERS = (
@@ -21,6 +21,9 @@ _ROUTERS = (
     flags.router,
     versions.router,
     rollouts.router,
+    reports.router,
+    review.router,
+    baselines.router,
     audit.router,
     dashboard.router,
 )

@@ -87,7 +87,8 @@ async def test_ten_kills_of_everything_lose_nothing_that_was_answered(
             await asyncio.to_thread(gateway.kill_everything)
             await traffic
             answered |= ids(answers)
-            await asyncio.to_thread(gateway.start_again)
+            await asyncio.to_thread(gateway.start_again, control=number % 3 == 2)
+        await asyncio.to_thread(gateway.wait_until_up)
         accounts = await asyncio.to_thread(gateway.settled)
         assert accounts["received"] == accounts["stored"] + sum(accounts["dropped"].values())
         assert set(accounts["dropped"]) <= {"interrupted", "full", "io_error", "too_large"}

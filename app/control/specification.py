@@ -1,0 +1,26 @@
+"""What the control process is told at its start. Light to import: the supervisor makes it and must stay small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.domain.model import Model
+from app.domain.policy import AuthPolicy, JournalPolicy, ServerPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSpec:
+    """All that the control process needs to know; the supervisor hands it over on standard input."""
+
+    roles: tuple[str, ...]  # recorder, controller
+    host: str  # of this data directory, for accounting over several hosts
+    server: ServerPolicy
+    journal: JournalPolicy
+    auth: AuthPolicy
+    models: tuple[Model, ...]
+    data_dir: str
+    store_url: str
+    flags_url: str
+    api_socket: str
+    link_socket: str
+    last_known: str

@@ -95,7 +95,9 @@ def parse(text: str) -> Document:
     if node is None or (isinstance(node, yaml.ScalarNode) and _plain(node.value) is None):
         return document
     if not isinstance(node, yaml.MappingNode):
-        raise DocumentError("is no mapping of sections; begin with one such as `models:`", node.start_mark.line + 1)
+        raise DocumentError(
+            "is no mapping of sections; begin with one such as `models:`", node.start_mark.line + 1
+        )
     document.tree = _Builder(document.lines).mapping(node, ())
     return document
 

@@ -229,7 +229,7 @@ def token(name: str, secret: str, *scopes: str) -> Token:
 
 
 def prediction_id(at: datetime, number: int) -> str:
-    return format_id(uuid7(int(at.timestamp() * 1000), number.to_bytes(10, "big")).bytes)
+    return format_id(uuid7(int(at.timestamp() * 1000), (number << 8).to_bytes(10, "big")).bytes)
 
 
 def prediction(at: datetime, number: int, **changes: Any) -> PredictionRow:
@@ -282,10 +282,12 @@ async def store_rows(
         await store.load(Batch(rows[start : start + 1000], (), (), (), ()))
     for start in range(0, len(outcomes), 1000):
         await store.load(Batch((), (), outcomes[start : start + 1000], (), ()))
+    while await store.join_waiting_outcomes(1000):
+        pass
 
 
 async def until(holds: Callable[[], object], deadline_s: float = 5.0) -> None:
     """Poll for a state; `TimeoutError` when it does not come."""
     async with asyncio.timeout(deadline_s):
-        while not holds():  # noqa: ASYNC110 - the state belongs to code that knows of no event
+        while not holds():
             await asyncio.sleep(0.005)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 _METADATA = frozenset(
     ipaddress.ip_address(text) for text in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")
 )
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
 _NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 
 
@@ -28,7 +29,8 @@ def forbidden(address: str) -> str | None:
     except ValueError:
         return "is not an IP address"
     if isinstance(ip, ipaddress.IPv6Address):
-        embedded = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
+        translated = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None
+        embedded = ip.ipv4_mapped or ip.sixtofour or translated or (ip.teredo or (None, None))[1]
         if embedded is not None:
             return forbidden(str(embedded))
     if ip in _METADATA or ip.is_link_local:

@@ -176,7 +176,7 @@ class Store(Protocol):
         """The `predictions` row with `shadow` (list) and `outcomes` (list, newest first); a bare id finds `id:0` too."""
 
     async def predictions_brief(self, ids: Sequence[str]) -> dict[str, Row]:
-        """`{prediction_id: {model, model_version, prediction, confidence, features}}` of those stored (shadow comparison after a restart)."""
+        """`{prediction_id: {model, model_version, prediction, confidence, features}}` of those that are stored."""
 
     async def outcomes_known(self, outcome_ids: Sequence[str], subjects: Sequence[str]) -> set[str]:
         """Which of these are stored. `subjects` are what they are about (`outcome_subject`), one each."""
@@ -184,7 +184,10 @@ class Store(Protocol):
     # flags, versions, audit
     async def flags(self) -> list[Flags]: ...
     async def put_flags(self, flags: Flags, expected_revision: int, audit: AuditEntry) -> Flags:
-        """Compare-and-set; `flags.revision` must be expected + 1. `StaleRevisionError` when another was faster. Audited in the same transaction."""
+        """Compare-and-set; `flags.revision` must be expected + 1. Audited in the same transaction.
+
+        `StaleRevisionError` when another was faster.
+        """
 
     async def versions(self) -> list[tuple[str, Version]]:
         """Versions registered through the API: (model, version)."""
@@ -201,13 +204,18 @@ class Store(Protocol):
         """With `events`, oldest first."""
 
     async def save_rollout(self, rollout: Row, events: Sequence[Row]) -> None:
-        """Insert or update by `id` and append events (`at`, `kind`, `reason`, `figures`). `ConflictError` for a second open rollout of the model."""
+        """Insert or update by `id` and append events (`at`, `kind`, `reason`, `figures`).
+
+        `ConflictError` for a second open rollout of the model.
+        """
 
     # performance, shadow, training, review, drift
     async def labelled(
         self, model: str, version: str | None, since: datetime | None, until: datetime | None, limit: int
     ) -> list[Row]:
-        """Newest first: prediction_id, model_version, timestamp, prediction, confidence, ground_truth, ground_truth_timestamp, propensity, latency_ms, features."""
+        """Newest first: prediction_id, model_version, timestamp, prediction, confidence, ground_truth,
+        ground_truth_timestamp, propensity, latency_ms, features.
+        """
 
     async def coverage(self, model: str, since: datetime | None, until: datetime | None) -> list[Row]:
         """By version: model_version, predictions, labelled."""
@@ -221,7 +229,9 @@ class Store(Protocol):
         """Labelled rows in chunks, oldest first, read with a server-side cursor: constant memory."""
 
     async def least_confident(self, model: str, since: datetime | None, limit: int) -> list[Row]:
-        """Unlabelled and not under review, lowest confidence first: prediction_id, model_version, timestamp, features, prediction, confidence."""
+        """Unlabelled and not under review, lowest confidence first: prediction_id, model_version, timestamp, features,
+        prediction, confidence.
+        """
 
     async def recent(self, model: str, version: str | None, since: datetime | None, limit: int) -> list[Row]:
         """Newest first: prediction_id, model_version, timestamp, features, prediction, confidence."""

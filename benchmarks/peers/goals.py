@@ -91,6 +91,11 @@ def proxy_cpu(sample: Sample) -> float:
     return sample["cpu_us"].get("proxy", 0.0)
 
 
+def shadowed(sample: Sample) -> float:
+    """Shadows that arrived, divided by the answered requests: a request whose client left needs no shadow."""
+    return sample["shares"]["shadow"] * sample["carried"] / sample["requests"]
+
+
 def _cpu_ratio(over: str, under: str) -> Callable[[Round], float | None]:
     def ratio(seen: Round) -> float | None:
         below = proxy_cpu(seen[under])
@@ -174,7 +179,7 @@ def judge(goal: Goal, rounds: Sequence[Round]) -> Judged:
 
 def _verdict(goal: Goal, found: Spread, rounds: Sequence[Round]) -> Verdict:
     for name in goal.shadowed:
-        if statistics.median(seen[name]["shares"]["shadow"] for seen in rounds) < LEAST_SHADOWED:
+        if statistics.median(shadowed(seen[name]) for seen in rounds) < LEAST_SHADOWED:
             return Verdict.INVALID
     if goal.at_most is not None:
         return Verdict.MET if (found.most if goal.worst else found.median) <= goal.at_most else Verdict.MISSED

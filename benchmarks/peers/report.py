@@ -6,7 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 from benchmarks.peers.cells import CELLS, Shape
-from benchmarks.peers.goals import GOALS, Spread, Verdict, by_round, figure, judge, proxy_cpu, spread
+from benchmarks.peers.goals import (
+    GOALS,
+    Spread,
+    Verdict,
+    by_round,
+    figure,
+    judge,
+    proxy_cpu,
+    shadowed,
+    spread,
+)
 from benchmarks.peers.measure import Sample
 
 
@@ -58,7 +68,7 @@ def cell_rows(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
                 figure(_spread(mine, lambda s: s["rss_mb"]["proxy"]).median) if proxied else "-",
                 figure(_spread(mine, lambda s: s["pss_mb"]["proxy"]).median) if proxied else "-",
                 str(sum(s["failed"] for s in mine)),
-                f"{_spread(mine, lambda s: s['shares']['shadow']).median:.0%}",
+                f"{_spread(mine, shadowed).median:.0%}",
                 figure(_spread(mine, lambda s: s["connections"]).median) if proxied else "-",
             )
         )

@@ -213,6 +213,8 @@ def _outputs(exchange: Exchange, findings: Findings, rows: int | None) -> list[O
         first = vectors[0].get("embedding") if vectors and type(vectors[0]) is dict else None
         if type(first) is list:
             findings.facts["dimensions"] = len(first)
+        elif type(first) is str:  # base64 of 32-bit floats
+            findings.facts["dimensions"] = len(first.rstrip("=")) * 3 // 4 // 4
         return [(None, None, None)] * min(len(vectors), MAX_ROWS)
     if not reply.choices:
         raise UnreadableError(Reason.UNEXPECTED_SHAPE, "neither choices nor data")

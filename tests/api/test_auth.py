@@ -111,13 +111,15 @@ async def test_variants_of_a_path_do_not_get_around_the_token(tmp_path: Path) ->
      ("feedback", {"read": 403, "operate": 403, "feedback": 422}), ("admin", {"read": 200, "operate": 200, "feedback": 422})],
 )  # fmt: skip
 async def test_scopes_allow_what_they_say(tmp_path: Path, scope: str, status: dict[str, int]) -> None:
-    async with control(tmp_path, tokens=(token("t", "t-secret", scope),)) as parts:
-        async with parts.client(Authorization="Bearer t-secret") as client:
-            assert (await client.get("/admin/models")).status_code == status["read"]
-            assert (await client.patch("/admin/models/credit/flags", json={})).status_code == status[
-                "operate"
-            ]
-            assert (await client.post("/feedback", json={"outcomes": []})).status_code == status["feedback"]
+    tokens = (token("t", "t-secret", scope),)
+    async with (
+        control(tmp_path, tokens=tokens) as parts,
+        parts.client(Authorization="Bearer t-secret") as client,
+    ):
+        assert (await client.get("/admin/models")).status_code == status["read"]
+        changed = await client.patch("/admin/models/credit/flags", json={})
+        assert changed.status_code == status["operate"]
+        assert (await client.post("/feedback", json={"outcomes": []})).status_code == status["feedback"]
 
 
 async def test_an_unknown_token_is_refused_before_its_body_is_read(tmp_path: Path) -> None:

@@ -1,0 +1,453 @@
+"""Performance, shadow comparison, drift, retraining, training set and review over HTTP, from rows in a
+real store.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import f1_score
+
+from app.control.ports import Batch, PredictionRow, ShadowRow
+from app.domain.model import Labels, Retraining
+from app.domain.recency import weight
+from tests.control_parts import START, Control, control, model, prediction, prediction_id, store_rows
+
+MODEL = "/admin/models/credit"
+DAY = 86_400.0
+SHORT = Labels(horizon_s=DAY, min_coverage=0.8)
+
+
+def rows(count: int, seed: int = 1, days: float = 0.5, **changes: Any) -> list[PredictionRow]:
+    """Predictions spread over the last `days` before START; a probability each."""
+    chance = Random(seed)
+    made = []
+    for number in range(count):
+        at = START - timedelta(days=days * (count - number) / count)
+        score = chance.random()
+        features = {
+            "age": chance.gauss(40.0, 10.0),
+            "region": chance.choice(["north", "south", "west"]),
+            "vip": chance.random() < 0.1,
+        }
+        made.append(
+            prediction(
+                at, number, prediction=score, confidence=max(score, 1 - score), features=features, **changes
+            )
+        )
+    return made
+
+
+# ---- performance
+
+
+async def test_performance_is_that_of_mature_labels_with_interval_and_coverage(tmp_path: Path) -> None:
+    chance = Random(3)
+    stored = rows(400)
+    truth = [float(chance.random() < (row.prediction or 0.0)) for row in stored]  # type: ignore[operator]
+    async with control(tmp_path, model(labels=SHORT)) as parts, parts.client() as client:
+        await store_rows(parts.store, stored, lambda index: truth[index] if index % 10 else None)
+        young = (await client.get(f"{MODEL}/performance")).json()
+        assert young["versions"] == []
+        parts.clock.turn(2 * DAY)
+        [version] = (await client.get(f"{MODEL}/performance")).json()["versions"]
+        assert (version["version"], version["mature"], version["labelled"], version["coverage"]) == (
+            "v1",
+            400,
+            360,
+            0.9,
+        )
+        kept = [index for index in range(400) if index % 10]
+        # type: ignore[operator]
+        expected = f1_score(
+            [truth[i] for i in kept], [float((stored[i].prediction or 0) >= 0.5) for i in kept]
+        )
+        figure = version["metrics"]["f1"]
+        assert figure["value"] == pytest.approx(expected)
+        assert figure["low"] < expected < figure["high"]
+
+
+async def test_figures_are_withheld_with_the_reason_while_too_few_labels_have_come(tmp_path: Path) -> None:
+    async with control(tmp_path, model(labels=SHORT)) as parts, parts.client() as client:
+        await store_rows(parts.store, rows(200), lambda index: 1.0 if index < 100 else None)
+        parts.clock.turn(2 * DAY)
+        [version] = (await client.get(f"{MODEL}/performance")).json()["versions"]
+        assert version["coverage"] == 0.5
+        assert all(figure["value"] is None for figure in version["metrics"].values())
+        assert "80.0% are needed" in version["metrics"]["accuracy"]["reason"]
+
+
+async def test_versions_and_windows_are_told_apart_and_one_class_is_no_error(tmp_path: Path) -> None:
+    async with control(tmp_path, model(labels=SHORT)) as parts, parts.client() as client:
+        await store_rows(parts.store, rows(60), lambda _: 1.0)
+        other = [
+            prediction(START - timedelta(hours=1), 1000 + n, model_version="v2", role="canary")
+            for n in range(40)
+        ]
+        await store_rows(parts.store, other, lambda _: 1.0)
+        parts.clock.turn(2 * DAY)
+        report = (await client.get(f"{MODEL}/performance")).json()
+        assert [one["version"] for one in report["versions"]] == ["v1", "v2"]
+        assert report["versions"][0]["metrics"]["roc_auc"]["value"] is None
+        only = (await client.get(f"{MODEL}/performance", params={"version": "v2"})).json()
+        assert [one["version"] for one in only["versions"]] == ["v2"]
+        since = (START - timedelta(hours=2)).isoformat()
+        assert (await client.get(f"{MODEL}/performance", params={"since": since})).json()["versions"][0][
+            "mature"
+        ] < 60
+        empty = await client.get(f"{MODEL}/performance", params={"since": since, "until": since})
+        assert empty.status_code == 422
+
+
+# ---- shadow
+
+
+async def shadowed(parts: Control, count: int = 200, version: str = "v2") -> list[PredictionRow]:
+    stored = rows(count)
+    await store_rows(parts.store, stored, lambda index: float(index % 2))
+    pairs = []
+    for index, row in enumerate(stored):
+        failed = index % 50 == 0
+        answer = (
+            None if failed else min(1.0, float(row.prediction or 0.0) + (0.3 if index % 10 == 1 else 0.01))
+        )
+        pairs.append(
+            ShadowRow(row.prediction_id, "credit", version, "shadow", row.timestamp, answer, 0.9, 20.0, 500 if failed else 200,
+                      # type: ignore[operator]
+                      None if failed else answer - float(row.prediction or 0.0), None if failed else index % 10 != 1, None)
+        )  # fmt: skip
+    await parts.store.load(Batch((), pairs, (), (), ()))
+    return stored
+
+
+async def test_the_shadow_report_tells_agreement_differences_worst_cases_and_latency(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        await shadowed(parts)
+        report = (await client.get(f"{MODEL}/shadow", params={"version": "v2"})).json()
+        assert report["n"] == 196
+        assert report["agreement_rate"] == pytest.approx(176 / 196, abs=0.03)
+        assert report["failures"] == {"production": 0, "shadow": 4}
+        assert (report["latency_ms"]["production"]["p50"], report["latency_ms"]["shadow"]["p50"]) == (
+            12.0,
+            20.0,
+        )
+        assert report["worst"][0]["difference"] == pytest.approx(0.3, abs=0.01)
+        assert report["labelled"]["n"] == 196
+        assert {"accuracy", "f1"} <= set(report["labelled"]["shadow"])
+        assert report["noise_floor"] is None
+
+
+async def test_a_version_without_pairs_has_counts_of_zero_and_no_rates(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        report = (await client.get(f"{MODEL}/shadow", params={"version": "v3"})).json()
+        assert (report["n"], report["agreement_rate"], report["labelled"]) == (0, None, None)
+        assert (await client.get(f"{MODEL}/shadow", params={"version": "v9"})).status_code == 404
+
+
+# ---- drift and baselines
+
+
+def features(row: PredictionRow) -> dict[str, Any]:
+    return {"features": row.features, "prediction": row.prediction}
+
+
+async def test_drift_is_found_in_the_feature_that_moved_and_only_there(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        none = (await client.get(f"{MODEL}/drift")).json()
+        assert (none["detected"], none["results"]) == (None, [])
+        assert "baseline" in none["reason"]
+        reference = [features(row) for row in rows(3000, seed=7)]
+        made = await client.post(f"{MODEL}/baseline", json={"rows": reference, "metrics": {"f1": 0.91}})
+        assert (made.status_code, made.json()["rows"]) == (201, 3000)
+        live = rows(2000, seed=8)
+        for row in live:
+            assert row.features is not None
+            row.features["age"] += 8.0
+        await store_rows(parts.store, live)
+        parts.clock.turn(10.0)
+        report = (await client.get(f"{MODEL}/drift")).json()
+        assert (report["version"], report["detected"]) == ("v1", True)
+        assert {one["feature"] for one in report["results"] if one["verdict"] == "drift"} == {"age"}
+        [age] = [one for one in report["results"] if one["feature"] == "age" and one["test"] == "psi"]
+        assert age["statistic"] > age["threshold"]
+        assert {one["feature"] for one in report["results"]} >= {"age", "region", "vip", "$prediction"}
+
+
+@pytest.mark.parametrize("kind", ["text/csv", "application/x-ndjson", "application/vnd.apache.parquet"])
+async def test_a_baseline_is_uploaded_as_a_table(tmp_path: Path, kind: str) -> None:
+    import pyarrow as pa
+
+    table = pa.Table.from_pylist(
+        [{"age": 20.0 + n % 30, "region": "north", "prediction": n / 500} for n in range(500)]
+    )
+    file = io.BytesIO()
+    if kind.endswith("parquet"):
+        pq.write_table(table, file)
+    elif kind == "text/csv":
+        from pyarrow import csv as arrow_csv
+
+        arrow_csv.write_csv(table, file)
+    else:
+        file.write("\n".join(json.dumps(row) for row in table.to_pylist()).encode())
+    async with control(tmp_path) as parts, parts.client() as client:
+        reply = await client.post(
+            f"{MODEL}/baseline",
+            content=file.getvalue(),
+            headers={"Content-Type": kind},
+            params={"metrics": '{"f1": 0.9}', "trained_at": "2026-01-01T00:00:00Z"},
+        )
+        assert reply.status_code == 201, reply.text
+        shown = (await client.get(f"{MODEL}/baseline")).json()
+        assert (shown["rows"], shown["metrics"]) == (500, {"f1": 0.9})
+        assert shown["trained_at"].startswith("2026-01-01")
+        assert {name: one["type"] for name, one in shown["features"].items()} == {
+            "age": "number",
+            "region": "category",
+            "$prediction": "number",
+        }
+
+
+async def test_a_baseline_is_taken_from_stored_predictions(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        await store_rows(parts.store, rows(300))
+        made = await client.post(f"{MODEL}/baseline", json={"version": "v1", "metrics": {"f1": 0.8}})
+        assert (made.status_code, made.json()["rows"], made.json()["source"]) == (201, 300, "window of v1")
+        assert (await client.post(f"{MODEL}/baseline", json={"version": "v2"})).status_code == 422
+        assert (await client.post(f"{MODEL}/baseline", json={"version": "v9"})).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status"),
+    [
+        ("application/json", b"{", 422),
+        ("application/json", b'{"rows": [{"a": 1}]}', 422),
+        ("application/json", b'{"rows": 5}', 422),
+        ("application/json", b'{"metrics": {"f1": NaN}}', 422),
+        ("application/json", b'{"metrics": {"f1": "high"}}', 422),
+        ("application/x-ndjson", b'{"a": 1}\n{"a": ', 422),
+        ("application/x-ndjson", b"[1]\n" * 200, 422),
+        ("application/vnd.apache.parquet", b"PAR1 not really PAR1", 422),
+        ("application/vnd.apache.parquet", b"", 422),
+        ("text/csv", b"a,b\n1\n2,3,4\n", 422),
+        ("text/csv", b"\xff\xfe\x00", 422),
+        ("application/zip", b"PK", 415),
+    ],
+)
+async def test_a_baseline_that_cannot_be_read_is_refused(
+    tmp_path: Path, kind: str, body: bytes, status: int
+) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        reply = await client.post(f"{MODEL}/baseline", content=body, headers={"Content-Type": kind})
+        assert reply.status_code == status, reply.text
+        assert reply.headers["content-type"] == "application/problem+json"
+
+
+# ---- retraining
+
+
+async def test_a_performance_drop_of_mature_labels_calls_for_retraining_with_its_inputs(
+    tmp_path: Path,
+) -> None:
+    known = model(labels=SHORT, retraining=Retraining(metric="accuracy", baseline=0.95))
+    async with control(tmp_path, known) as parts, parts.client() as client:
+        first = (await client.post(f"{MODEL}/retraining")).json()
+        assert (first["should_retrain"], first["inputs"]["performance_current"]) == (False, None)
+        stored = rows(300)
+        # type: ignore[operator]
+        await store_rows(
+            parts.store,
+            stored,
+            lambda index: float((stored[index].prediction or 0) >= 0.5) if index % 4 else 1.0,
+        )
+        parts.clock.turn(2 * DAY)
+        decision = (await client.post(f"{MODEL}/retraining")).json()
+        assert decision["should_retrain"] is True
+        assert decision["urgency"] in ("elevated", "critical")
+        assert "0.950" in decision["reason"]
+        assert (decision["inputs"]["metric"], decision["inputs"]["performance_baseline"]) == (
+            "accuracy",
+            0.95,
+        )
+        kept = (await client.get(f"{MODEL}/retraining")).json()["decisions"]
+        assert [one["should_retrain"] for one in kept] == [True, False]
+
+
+async def test_the_timer_stores_a_decision_only_when_it_changes(tmp_path: Path) -> None:
+    known = model(labels=SHORT, retraining=Retraining(metric="accuracy", baseline=0.95))
+    async with control(tmp_path, known) as parts, parts.client() as client:
+        for _ in range(3):
+            await parts.monitor.look()
+            parts.clock.turn(60.0)
+        assert len((await client.get(f"{MODEL}/retraining")).json()["decisions"]) == 1
+        parts.clock.turn(DAY)
+        await parts.monitor.look()
+        assert len((await client.get(f"{MODEL}/retraining")).json()["decisions"]) == 2
+
+
+async def test_the_monitor_survives_a_store_that_is_down(tmp_path: Path) -> None:
+    async with control(tmp_path, model(), model("churn")) as parts:
+        parts.store.down = True
+        await parts.monitor.look()
+        parts.store.down = False
+        await parts.monitor.look()
+
+
+# ---- training set
+
+
+async def exported(client: Any, kind: str, **query: Any) -> bytes:
+    reply = await client.get(f"{MODEL}/training-set", params={"format": kind, **query})
+    assert reply.status_code == 200, reply.text
+    assert f".{kind}" in reply.headers["content-disposition"]
+    return bytes(reply.content)
+
+
+async def test_the_training_set_has_recency_weights_and_is_the_same_in_every_format(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        stored = rows(2500, days=100.0)
+        await store_rows(parts.store, stored, lambda index: float(index % 2) if index % 5 else None)
+        lines = [json.loads(line) for line in (await exported(client, "ndjson")).splitlines()]
+        assert len(lines) == 2000
+        assert [line["prediction_id"] for line in lines] == sorted(line["prediction_id"] for line in lines)
+        for line in lines[::100]:
+            assert line["sample_weight"] == pytest.approx(weight(line["age_days"]))
+        table = list(csv.DictReader(io.StringIO((await exported(client, "csv")).decode())))
+        parquet = pq.read_table(io.BytesIO(await exported(client, "parquet"))).to_pylist()
+        assert len(table) == len(parquet) == 2000
+        for line, cell, row in zip(lines, table, parquet, strict=True):
+            assert line["prediction_id"] == cell["prediction_id"] == row["prediction_id"]
+            assert line["features"]["age"] == float(cell["feature.age"]) == row["feature.age"]
+            assert line["features"]["vip"] == (cell["feature.vip"] == "true") == row["feature.vip"]
+            assert line["ground_truth"] == float(cell["ground_truth"]) == row["ground_truth"]
+            assert line["sample_weight"] == float(cell["sample_weight"]) == row["sample_weight"]
+
+
+async def test_rows_that_were_unlikely_weigh_more_up_to_a_bound(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        at = START - timedelta(days=1)
+        stored = [
+            prediction(at, number, propensity=share) for number, share in enumerate((1.0, 0.05, 0.0001))
+        ]
+        await store_rows(parts.store, stored, lambda _: 1.0)
+        lines = [json.loads(line) for line in (await exported(client, "ndjson")).splitlines()]
+        assert [line["sample_weight"] for line in lines] == [1.0, 20.0, 100.0]
+
+
+async def test_features_that_change_name_or_type_are_kept_apart_not_lost(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        stored = rows(1200, days=5.0)
+        odd = [
+            prediction(START - timedelta(seconds=1), 5000, features={"age": "unknown", "new": [1, 2]}),
+            prediction(START - timedelta(seconds=1), 5001, features=None, prediction=None, confidence=None),
+        ]
+        await store_rows(parts.store, [*stored, *odd], lambda _: 1.0)
+        rows_ = pq.read_table(io.BytesIO(await exported(client, "parquet"))).to_pylist()
+        assert rows_[-2]["feature.age"] is None
+        assert json.loads(rows_[-2]["more_features"]) == {"age": "unknown", "new": [1, 2]}
+        assert (rows_[-1]["prediction"], rows_[-1]["more_features"]) == (None, None)
+        table = list(csv.DictReader(io.StringIO((await exported(client, "csv")).decode())))
+        assert (table[-2]["feature.age"], json.loads(table[-2]["more_features"])) == (
+            "unknown",
+            {"new": [1, 2]},
+        )
+
+
+@pytest.mark.parametrize("kind", ["csv", "ndjson", "parquet"])
+async def test_an_empty_training_set_is_a_whole_file_without_rows(tmp_path: Path, kind: str) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        data = await exported(client, kind)
+        if kind == "parquet":
+            assert pq.read_table(io.BytesIO(data)).num_rows == 0
+        elif kind == "csv":
+            assert list(csv.DictReader(io.StringIO(data.decode()))) == []
+        else:
+            assert data == b""
+
+
+async def test_the_training_set_is_narrowed_by_time_and_version(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        await store_rows(parts.store, rows(100, days=10.0), lambda _: 1.0)
+        await store_rows(
+            parts.store, [prediction(START - timedelta(hours=1), 900, model_version="v2")], lambda _: 1.0
+        )
+        assert len((await exported(client, "ndjson", version="v2")).splitlines()) == 1
+        since = (START - timedelta(days=5)).isoformat()
+        assert 50 <= len((await exported(client, "ndjson", since=since)).splitlines()) <= 53
+
+
+# ---- review
+
+
+async def test_the_least_confident_are_listed_first_and_leased_to_one_reviewer(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        stored = rows(200, days=0.001)
+        await store_rows(parts.store, stored, lambda index: 1.0 if index < 20 else None)
+        first = (await client.get(f"{MODEL}/review", params={"limit": 5})).json()
+        unlabelled = sorted(row.confidence for row in stored[20:] if row.confidence is not None)
+        assert [item["confidence"] for item in first["items"]] == pytest.approx(unlabelled[:5])
+        assert all(
+            item["strategy"] == "uncertainty" and item["propensity"] == 1.0 and item["features"]
+            for item in first["items"]
+        )
+        mixed = (
+            await client.get(f"{MODEL}/review", params={"limit": 10, "strategy": "uncertainty,random"})
+        ).json()
+        assert all(0 < item["propensity"] <= 1.0 for item in mixed["items"])
+
+
+async def test_a_label_given_becomes_an_outcome_and_the_wrong_kind_is_refused(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        [row] = rows(1, days=0.001)
+        await store_rows(parts.store, [row])
+        await client.get(f"{MODEL}/review")
+        path = f"{MODEL}/review/{row.prediction_id}"
+        assert (await client.post(path, json={"label": "maybe"})).status_code == 422
+        assert (await client.post(path, json={})).status_code == 422
+        given = await client.post(path, json={"label": 1})
+        assert (given.status_code, given.json()["review_finished"]) == (200, True)
+        assert parts.writer.records["outcome"] == 1
+        assert (await client.post(path, json={"label": 1})).status_code == 409
+        other = prediction_id(START, 77)
+        assert (await client.post(f"{MODEL}/review/{other}", json={"label": 1})).status_code == 404
+        assert (await client.post(f"{MODEL}/review/nonsense", json={"label": 1})).status_code == 422
+
+
+async def test_disagreement_with_a_shadow_is_a_reason_to_look(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        stored = rows(50)
+        await store_rows(parts.store, stored)
+        apart = stored[7]
+        await parts.store.load(
+            Batch(
+                (),
+                [
+                    ShadowRow(
+                        apart.prediction_id,
+                        "credit",
+                        "v2",
+                        "shadow",
+                        apart.timestamp,
+                        0.0,
+                        0.9,
+                        1.0,
+                        200,
+                        -0.8,
+                        False,
+                        None,
+                    )
+                ],
+                (),
+                (),
+                (),
+            )
+        )
+        drawn = (await client.get(f"{MODEL}/review", params={"strategy": "disagreement", "limit": 1})).json()
+        assert [item["prediction_id"] for item in drawn["items"]] == [apart.prediction_id]

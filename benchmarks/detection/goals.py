@@ -44,7 +44,7 @@ class Effort:
     @classmethod
     def short(cls) -> Effort:
         """A few seconds: for tests."""
-        return cls(runs=60, unseen=2, good_rate=1000, horizon=2_000)
+        return cls(runs=40, unseen=2, good_rate=1000, horizon=2_000)
 
 
 def goals(effort: Effort) -> Iterator[Goal]:

@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-ODDS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)  # how many times likelier a bad event may be
+ODDS = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)  # how many times likelier a bad event may be
 IMMEDIATE_ODDS = (30.0, 100.0)  # of bets at the known share, which need no company: see `immediate_growth`
-TILTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # shifts of the whole distribution, in standard normal scores
+TILTS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)  # shifts of the whole distribution, in standard normal scores
 TAILS = (0.9, 0.99, 0.999)  # quantiles of production beyond which a tail bet pays
 TAIL_WEIGHTS = (2.0, 5.0, 20.0)
 
@@ -148,7 +148,7 @@ REFERENCE_STAKES: Floats = np.array(
     + [0.5 / (len(TAILS) * len(TAIL_WEIGHTS))] * (len(TAILS) * len(TAIL_WEIGHTS))
 )
 EVEN_STAKES: Floats = np.full(len(ODDS), 1.0 / len(ODDS))
-# Eleven parts: one for each of the odds, then those of the immediate bets, more on the larger.
+# Twelve parts: one for each of the odds, then those of the immediate bets, more on the larger.
 ERROR_STAKES: Floats = np.array([1.0] * len(ODDS) + [1.0, 2.0]) / (len(ODDS) + 3.0)
 
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from app.domain.evidence.bets import Floats, log_sum
 
-AT_ONCE = 0.5
-STEADILY = 0.35  # evenly over the horizon
-LATER = 0.15  # after the horizon, ever more slowly and without end
+AT_ONCE = 0.6
+STEADILY = 0.28  # evenly over the horizon
+LATER = 0.12  # after the horizon, ever more slowly and without end
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from app.protocols.record import Reason, UnreadableError
+from app.protocols.record import Exchange, Reason, UnreadableError
 
 MAX_DECODED_BYTES = 8 * 1024 * 1024
 """A body that decompresses to more than this is not read. Many times the largest capture worth reading row by row."""
@@ -25,21 +25,39 @@ _WHITESPACE = b" \t\r\n"
 _UTF8_BOM = b"\xef\xbb\xbf"
 
 
-def plain_bytes(body: bytes, encoding: str, truncated: bool, truncated_reason: Reason) -> bytes:
-    """Undo `Content-Encoding` (gzip, deflate, identity; RFC 9110 8.4.1).
+def request_bytes(exchange: Exchange) -> bytes:
+    """The request's body without its content coding. Raises `UnreadableError` when it is empty, cut off or cannot be decoded."""
+    truncated = exchange.request_truncated and not exchange.redacted
+    return _plain(
+        exchange.request_body,
+        exchange.request_content_encoding,
+        Reason.TRUNCATED_REQUEST if truncated else None,
+    )
 
-    Raises `UnreadableError` when the body is empty, was cut off by the capture limit, is corrupt, uses another coding, or
-    decompresses to more than `MAX_DECODED_BYTES`.
-    """
-    if truncated:
-        raise UnreadableError(truncated_reason, f"only the first {len(body)} bytes were captured")
+
+def reply_bytes(exchange: Exchange) -> bytes:
+    """The reply's body without its content coding. Raises `UnreadableError` when it is empty, cut off or cannot be decoded."""
+    truncated = exchange.response_truncated and not exchange.redacted
+    return _plain(
+        exchange.response_body,
+        exchange.response_content_encoding,
+        Reason.TRUNCATED_RESPONSE if truncated else None,
+    )
+
+
+def _plain(body: bytes, encoding: str, truncated: Reason | None) -> bytes:
+    if truncated is not None:
+        raise UnreadableError(truncated, f"only the first {len(body)} bytes were captured")
     if not body:
         raise UnreadableError(Reason.EMPTY_BODY, "no body")
     return inflate(body, encoding) if encoding else body
 
 
 def inflate(body: bytes, encoding: str) -> bytes:
-    """Undo the codings of a `Content-Encoding` field, the last one first."""
+    """Undo the codings of a `Content-Encoding` field (gzip, deflate, identity; RFC 9110 8.4.1), the last one first.
+
+    Raises `UnreadableError` for another coding, a corrupt body, or one that decompresses to more than `MAX_DECODED_BYTES`.
+    """
     codings = [coding.strip().lower() for coding in encoding.split(",")]
     if len(codings) > 3:
         raise UnreadableError(Reason.UNSUPPORTED_ENCODING, f"{len(codings)} content codings")

@@ -90,7 +90,8 @@ def two_sided(
         features: list[Features] | None = None
         outputs: list[Output] | None = None
         try:
-            features = features_of(exchange, findings)
+            if not exchange.is_answer_only:
+                features = features_of(exchange, findings)
             if exchange.redacted and not features:
                 features = None  # every column or tensor was dropped, and the rows with them
         except UnreadableError as fault:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.protocols.content import parse_json, plain_bytes
+from app.protocols.content import parse_json, reply_bytes, request_bytes
 from app.protocols.features import json_row, json_rows, object_row, vector_row, within_limit
 from app.protocols.findings import Findings
 from app.protocols.json_paths import MISSING, JsonPath, compile_path
@@ -57,30 +57,17 @@ class JsonReader:
         outputs: list[Output] | None = None
         vector = False
         try:
-            body = plain_bytes(
-                exchange.request_body,
-                exchange.request_content_encoding,
-                exchange.request_truncated,
-                Reason.TRUNCATED_REQUEST,
-            )
-            document = parse_json(body, exchange.request_content_type)
-            vector = (
-                type(document) is list and len(document) > 1 and not any(type(v) in _NESTED for v in document)
-            )
-            rows = self._rows(document, findings)
+            if not exchange.is_answer_only:
+                document = parse_json(request_bytes(exchange), exchange.request_content_type)
+                vector = _is_vector(document)
+                rows = self._rows(document, findings)
         except UnreadableError as fault:
             findings.note(fault.reason, f"request: {fault.detail}")
         if not 200 <= exchange.status < 300:
             findings.note(Reason.ERROR_STATUS, f"status {exchange.status}")
             return findings.extraction(rows, None)
         try:
-            body = plain_bytes(
-                exchange.response_body,
-                exchange.response_content_encoding,
-                exchange.response_truncated,
-                Reason.TRUNCATED_RESPONSE,
-            )
-            reply = parse_json(body, exchange.response_content_type)
+            reply = parse_json(reply_bytes(exchange), exchange.response_content_type)
             if vector and rows is not None and self._is_one_row(reply):
                 rows = [vector_row([row["f0"] for row in rows], findings)]
             outputs = self._outputs(reply, findings, exchange.expected_rows if rows is None else len(rows))
@@ -187,6 +174,13 @@ class JsonReader:
 
 
 _NESTED = frozenset((list, dict))
+
+
+def _is_vector(document: Any) -> bool:
+    """Whether a body is a bare list of several scalars: rows of one feature, or one row of several, as the reply decides."""
+    return (
+        type(document) is list and len(document) > 1 and not any(type(item) in _NESTED for item in document)
+    )
 
 
 def _parent_of(path: JsonPath) -> JsonPath:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from app.protocols.content import parse_json, plain_bytes
+from app.protocols.content import parse_json, reply_bytes, request_bytes
 from app.protocols.features import json_row, object_row, within_limit
 from app.protocols.findings import MAX_NAMED, Findings, two_sided
 from app.protocols.record import Exchange, Features, Output, Reader, Reason, UnreadableError
@@ -28,12 +28,7 @@ def build(task: Task, extract: Mapping[str, str | None]) -> Reader:
     """The reader of one model."""
 
     def outputs_of(exchange: Exchange, findings: Findings, rows: int | None) -> list[Output]:
-        body = plain_bytes(
-            exchange.response_body,
-            exchange.response_content_encoding,
-            exchange.response_truncated,
-            Reason.TRUNCATED_RESPONSE,
-        )
+        body = reply_bytes(exchange)
         document = parse_json(body, exchange.response_content_type)
         if type(document) is dict:
             if "predictions" not in document:
@@ -47,12 +42,7 @@ def build(task: Task, extract: Mapping[str, str | None]) -> Reader:
 
 
 def _features(exchange: Exchange, findings: Findings) -> list[Features]:
-    body = plain_bytes(
-        exchange.request_body,
-        exchange.request_content_encoding,
-        exchange.request_truncated,
-        Reason.TRUNCATED_REQUEST,
-    )
+    body = request_bytes(exchange)
     if is_csv(exchange.request_content_type):
         columns, *rows = csv_table(body)
         return [

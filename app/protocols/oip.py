@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.protocols.content import parse_json, plain_bytes
+from app.protocols.content import parse_json, reply_bytes, request_bytes
 from app.protocols.features import tensor_row
 from app.protocols.findings import Findings, two_sided
 from app.protocols.record import MAX_ROWS, Exchange, Features, Output, Reader, Reason, UnreadableError
@@ -23,12 +23,7 @@ def build(task: Task, extract: Mapping[str, str | None]) -> Reader:
     def outputs_of(exchange: Exchange, findings: Findings, rows: int | None) -> list[Output]:
         document, tensors = _tensors(
             "outputs",
-            plain_bytes(
-                exchange.response_body,
-                exchange.response_content_encoding,
-                exchange.response_truncated,
-                Reason.TRUNCATED_RESPONSE,
-            ),
+            reply_bytes(exchange),
             exchange.response_content_type,
             exchange.response_header_length,
         )
@@ -54,12 +49,7 @@ def build(task: Task, extract: Mapping[str, str | None]) -> Reader:
 def _features(exchange: Exchange, findings: Findings) -> list[Features]:
     _, tensors = _tensors(
         "inputs",
-        plain_bytes(
-            exchange.request_body,
-            exchange.request_content_encoding,
-            exchange.request_truncated,
-            Reason.TRUNCATED_REQUEST,
-        ),
+        request_bytes(exchange),
         exchange.request_content_type,
         exchange.request_header_length,
     )

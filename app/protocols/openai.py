@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.protocols.content import parse_json, plain_bytes
+from app.protocols.content import parse_json, reply_bytes, request_bytes
 from app.protocols.features import number, object_row
 from app.protocols.findings import Findings, two_sided
 from app.protocols.record import MAX_ROWS, Exchange, Features, Output, Reader, Reason, UnreadableError
@@ -105,12 +105,7 @@ def build(task: Task, extract: Mapping[str, str | None]) -> Reader:
 
 
 def _features(exchange: Exchange, findings: Findings) -> list[Features]:
-    body = plain_bytes(
-        exchange.request_body,
-        exchange.request_content_encoding,
-        exchange.request_truncated,
-        Reason.TRUNCATED_REQUEST,
-    )
+    body = request_bytes(exchange)
     document = parse_json(body, exchange.request_content_type)
     if type(document) is not dict:
         raise UnreadableError(Reason.UNEXPECTED_SHAPE, "the request is no object")
@@ -198,12 +193,7 @@ def _logprobs(value: Any) -> list[float]:
 def _outputs(exchange: Exchange, findings: Findings, rows: int | None) -> list[Output]:
     if is_event_stream(exchange.response_content_type):
         return _streamed(exchange, findings)
-    body = plain_bytes(
-        exchange.response_body,
-        exchange.response_content_encoding,
-        exchange.response_truncated,
-        Reason.TRUNCATED_RESPONSE,
-    )
+    body = reply_bytes(exchange)
     document = parse_json(body, exchange.response_content_type)
     if type(document) is not dict:
         raise UnreadableError(Reason.UNEXPECTED_SHAPE, "the reply is no object")
@@ -223,7 +213,7 @@ def _outputs(exchange: Exchange, findings: Findings, rows: int | None) -> list[O
 
 def _streamed(exchange: Exchange, findings: Findings) -> list[Output]:
     """Join a stream's chunks. One that was cut off gives the text up to there, with the reason."""
-    cut = exchange.response_truncated
+    cut = exchange.response_truncated and not exchange.redacted
     if cut and not exchange.response_content_encoding:
         findings.note(
             Reason.TRUNCATED_RESPONSE,
@@ -231,9 +221,7 @@ def _streamed(exchange: Exchange, findings: Findings) -> list[Output]:
         )
         body = exchange.response_body
     else:
-        body = plain_bytes(
-            exchange.response_body, exchange.response_content_encoding, cut, Reason.TRUNCATED_RESPONSE
-        )
+        body = reply_bytes(exchange)
     reply = _Reply()
     chunks = 0
     ended = False

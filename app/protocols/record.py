@@ -90,7 +90,13 @@ class Exchange:
     expected_rows: int | None = None
     """Rows of the request when it is known from elsewhere, e.g. for a shadow answer stored without its request."""
     redacted: bool = False
-    """The bodies went through `privacy.redact_body` already: names are still dropped, but nothing is hashed twice."""
+    """The bodies went through `privacy.redact_body` already: names are still dropped, but nothing is hashed twice, and `*_truncated`
+    does not count, since a redacted body is whole or empty, whatever the size of the original was."""
+
+    @property
+    def is_answer_only(self) -> bool:
+        """Whether there is no request to read: an answer stored without it."""
+        return self.expected_rows is not None and not self.request_body
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
-from app.protocols.content import parse_json, plain_bytes
+from app.protocols.content import parse_json, reply_bytes, request_bytes
 from app.protocols.features import bytes_value, flat, tensor_row, vector_row, within_limit
 from app.protocols.findings import Findings, two_sided
 from app.protocols.record import MAX_ROWS, Exchange, Features, Output, Reader, Reason, UnreadableError
@@ -22,12 +22,7 @@ def build(task: Task, extract: Mapping[str, str | None]) -> Reader:
     """The reader of one model."""
 
     def outputs_of(exchange: Exchange, findings: Findings, rows: int | None) -> list[Output]:
-        body = plain_bytes(
-            exchange.response_body,
-            exchange.response_content_encoding,
-            exchange.response_truncated,
-            Reason.TRUNCATED_RESPONSE,
-        )
+        body = reply_bytes(exchange)
         document = parse_json(body, exchange.response_content_type)
         if type(document) is not dict:
             raise UnreadableError(Reason.UNEXPECTED_SHAPE, "the reply is no object")
@@ -43,12 +38,7 @@ def build(task: Task, extract: Mapping[str, str | None]) -> Reader:
 
 
 def _features(exchange: Exchange, findings: Findings) -> list[Features]:
-    body = plain_bytes(
-        exchange.request_body,
-        exchange.request_content_encoding,
-        exchange.request_truncated,
-        Reason.TRUNCATED_REQUEST,
-    )
+    body = request_bytes(exchange)
     document = parse_json(body, exchange.request_content_type)
     if type(document) is not dict:
         raise UnreadableError(Reason.UNEXPECTED_SHAPE, "the request is no object")

@@ -330,6 +330,8 @@ def test_a_shadow_answer_is_read_with_the_rows_of_its_request() -> None:
     assert [row.prediction for row in one.rows] == [0]
     three = reader(Exchange(b"", b'{"prediction":[0.5,0.25,0.25]}', expected_rows=3))
     assert [row.prediction for row in three.rows] == [0.5, 0.25, 0.25]
+    assert (one.reason, three.reason) == (None, None)
+    assert reader(Exchange(b"", b"<html>", expected_rows=1)).reason is Reason.INVALID_JSON
 
 
 def test_a_path_outside_the_subset_is_refused_when_the_model_is_configured() -> None:

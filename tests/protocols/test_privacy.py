@@ -190,6 +190,8 @@ def test_a_redacted_body_reads_like_a_redacted_reading(
             answer.body,
             request_content_type=content_type,
             request_header_length=redacted.header_length,
+            request_truncated=len(redacted.body) < len(request_),
+            response_truncated=len(answer.body) < len(reply),
             redacted=True,
         )
     )

@@ -189,22 +189,29 @@ def _view(rollout: Answer, note: str) -> Any:
 
 
 def _facts(rollout: Answer) -> dict[str, object]:
-    evidence = rollout.get("evidence")
-    known: dict[str, Any] = evidence if isinstance(evidence, dict) else {}
-    stages = rollout.get("stages")
-    place = rollout.get("stage_index", rollout.get("stage"))
-    stage = f"{place + 1} of {len(stages)}" if isinstance(place, int) and isinstance(stages, list) else place
-    percent = rollout.get("percent")
+    stages, place = rollout.get("stages") or [], int(rollout.get("stage_index", -1))
+    verdict = rollout.get("verdict") or {}
+    evidence = rollout.get("evidence") or {}
     facts = {
         "rollout": rollout.get("id"),
         "candidate": f"{rollout.get('candidate')} against {rollout.get('production')}",
         "state": rollout.get("state"),
-        "stage": f"{output.cell(stage)}, {output.cell(percent)} %" if percent is not None else stage,
-        "verdict": rollout.get("verdict") or rollout.get("health"),
-        "evidence": _bet(known),
+        "stage": f"{place + 1} of {len(stages)}, {output.cell(rollout.get('percent'))} %",
+        "so far": _progress(rollout),
+        "verdict": f"{verdict['health']}: {verdict.get('reason')}" if "health" in verdict else None,
+        "evidence": _bet(evidence),
         "reason": rollout.get("reason"),
     }
     return {name: value for name, value in facts.items() if value not in (None, "")}
+
+
+def _progress(rollout: Answer) -> str | None:
+    """What the stage still waits for."""
+    if settled(rollout) or "requests_in_stage" not in rollout:
+        return None
+    requests, seconds = rollout["requests_in_stage"], float(rollout.get("elapsed_s") or 0.0)
+    least = f"{output.cell(rollout.get('min_requests'))} requests, {seconds:.0f} of {output.cell(rollout.get('dwell_s'))} s"
+    return f"{output.cell(requests)} of {least}"
 
 
 def _bet(evidence: dict[str, Any]) -> str | None:

@@ -2,93 +2,111 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import typer
 
 from app.commands import output
-from app.commands.gateway import DATA_DIR, AsJson, DataDir, Gateway, TokenText, Url, listed, model_path
+from app.commands.gateway import (
+    DATA_DIR,
+    Answer,
+    AsJson,
+    DataDir,
+    Gateway,
+    RefusedError,
+    TokenText,
+    Url,
+    listed,
+    model_path,
+)
 
 
 def status(
     url: Url = None, token: TokenText = None, data_dir: DataDir = DATA_DIR, as_json: AsJson = False
 ) -> None:
     """Models, flags and health. 0 when the gateway takes traffic, else 1."""
+    missing: dict[str, str] = {}
     with Gateway.at(url, token, data_dir) as gateway:
         code, ready = gateway.look("/readyz")
-        models = listed(gateway.get("/admin/models"), "models")
-        healths = {str(model.get("name")): _health(gateway, str(model.get("name"))) for model in models}
-        accounting = gateway.get("/admin/accounting")
+        models = listed(_if_there(lambda: gateway.get("/admin/models"), "models", missing), "models")
+        names = [str(model.get("name")) for model in models]
+        health = {
+            name: _if_there(lambda name=name: gateway.get(model_path(name, "health")), "health", missing)
+            for name in names
+        }
+        accounting = _if_there(lambda: gateway.get("/admin/accounting"), "accounting", missing)
     if as_json:
-        output.emit(
-            {
-                "ready": code == 200,
-                "readyz": ready,
-                "models": models,
-                "health": healths,
-                "accounting": accounting,
-            }
-        )
+        parts = {"models": models, "health": health, "accounting": accounting, "missing": missing}
+        output.emit({"ready": code == 200, "readyz": ready, **parts})
     else:
-        _show(code, ready, models, healths, accounting)
+        _show_gateway(code, ready, accounting)
+        _show_models(models)
+        _show_health(health)
+        for name, reason in missing.items():
+            output.say(f"{name}: {reason}")
     raise typer.Exit(0 if code == 200 else 1)
 
 
-def _health(gateway: Gateway, model: str) -> list[dict[str, Any]]:
-    return listed(gateway.get(model_path(model, "health")), "versions")
+def _if_there(ask: Callable[[], Answer], name: str, missing: dict[str, str]) -> Answer:
+    """What a part of the gateway says; while that part is down the others still have something to say."""
+    try:
+        return ask()
+    except RefusedError as error:
+        if error.status < 500:
+            raise
+        missing[name] = str(error)
+        return {}
 
 
-def _show(
-    code: int,
-    ready: dict[str, Any],
-    models: list[dict[str, Any]],
-    healths: dict[str, list[dict[str, Any]]],
-    accounting: dict[str, Any],
-) -> None:
-    degraded = ready.get("degraded")
+def _show_gateway(code: int, ready: Answer, accounting: Answer) -> None:
     word = "takes traffic" if code == 200 else "takes no traffic"
-    output.show_fields(
-        {"gateway": f"{word}, degraded: {output.cell(degraded)}" if degraded else word, **accounting}
-    )
-    if not models:
-        output.say("no models are configured")
-        return
+    if ready.get("degraded"):
+        word += f", degraded: {output.cell(ready['degraded'])}"
+    output.show_fields({"gateway": word, **accounting})
+
+
+def _show_models(models: list[Answer]) -> None:
     rows = []
     for model in models:
         flags = model.get("flags") or {}
-        share = f"{output.cell(flags.get('canary_percent'))} %" if flags.get("canary_enabled") else None
         rows.append(
             (
                 model.get("name"),
                 flags.get("revision"),
                 flags.get("production"),
                 flags.get("candidate"),
-                share,
+                f"{output.cell(flags.get('canary_percent'))} %" if flags.get("canary_enabled") else None,
                 flags.get("shadow_versions") if flags.get("shadow_enabled") else None,
                 flags.get("disabled_versions"),
             )
         )
-    output.show_table(("model", "revision", "production", "candidate", "canary", "shadows", "disabled"), rows)
-    found = [
-        (
-            name,
-            version.get("version"),
-            version.get("requests"),
-            version.get("error_rate"),
-            _quantile(version, "p50"),
-            _quantile(version, "p99"),
-            version.get("guard"),
-            version.get("verdict"),
-        )
-        for name, versions in healths.items()
-        for version in versions
-    ]
-    if found:
-        output.show_table(
-            ("model", "version", "requests", "error rate", "p50 ms", "p99 ms", "guard", "verdict"), found
-        )
+    if rows:
+        columns = ("model", "revision", "production", "candidate", "canary", "shadows", "disabled")
+        output.show_table(columns, rows)
 
 
-def _quantile(version: dict[str, Any], name: str) -> object:
-    latency = version.get("latency_ms") or version.get("latency") or {}
-    return latency.get(name) if isinstance(latency, dict) else None
+def _show_health(health: dict[str, Answer]) -> None:
+    rows = []
+    for name, answer in health.items():
+        for version in listed(answer, "versions"):
+            latency: dict[str, Any] = version.get("latency_ms") or {}
+            rows.append(
+                (
+                    name,
+                    version.get("version"),
+                    version.get("role"),
+                    version.get("requests"),
+                    version.get("error_rate"),
+                    latency.get("p50"),
+                    latency.get("p99"),
+                    version.get("guard_reason"),
+                )
+            )
+    if rows:
+        columns = ("last minute", "version", "role", "requests", "error rate", "p50 ms", "p99 ms", "guard")
+        output.show_table(columns, rows)
+    for name, answer in health.items():
+        verdict = answer.get("verdict")
+        if isinstance(verdict, dict):
+            output.show_fields({f"{name}: verdict": f"{verdict.get('health')}: {verdict.get('reason')}"})

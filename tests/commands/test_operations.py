@@ -29,7 +29,11 @@ ROLLOUT = {
     "stages": [5.0, 100.0],
     "stage_index": 0,
     "percent": 5.0,
-    "health": "healthy",
+    "verdict": {"health": "healthy", "reason": "no evidence against it"},
+    "requests_in_stage": 120,
+    "min_requests": 500,
+    "elapsed_s": 12.3,
+    "dwell_s": 3600.0,
     "ended_at": None,
     "evidence": {"log_e": 1.25, "threshold": 9.21},
     "events": [{"at": "2026-11-23T00:00:00Z", "kind": "advance", "reason": "enough requests"}],
@@ -86,6 +90,16 @@ def test_status_is_1_when_the_gateway_takes_no_traffic(run: Run, api: ScriptedAp
     assert answer.status == 1
     assert answer.json["ready"] is False
     assert answer.json["accounting"]["received"] == 10
+
+
+def test_status_says_what_it_can_while_a_part_is_down(run: Run, api: ScriptedApi) -> None:
+    gateway_with(api, degraded=["store"])
+    api.on("GET /admin/accounting", Reply({"detail": "the store does not answer"}, 503))
+    ran = run("status")
+    assert ran.status == 0
+    assert "credit" in ran.out
+    assert "accounting: the store does not answer" in ran.err
+    assert run("status", "--json").json["missing"] == {"accounting": "the store does not answer"}
 
 
 # ---- flags

@@ -98,17 +98,20 @@ def _inflate(body: bytes, window_bits: int) -> bytes:
     return b"".join(pieces)
 
 
-def parse_json(body: bytes, content_type: str = "") -> Any:
+def parse_json(body: bytes, content_type: str = "", tolerated_bytes: int = MAX_DECODED_BYTES) -> Any:
     """Parse JSON text; NaN, Infinity, 1e999, huge integers, a BOM, UTF-16/32 and bad UTF-8 are accepted.
 
     Out-of-range numbers become infinities, bad UTF-8 becomes U+FFFD. Of duplicate keys the last one counts. Raises
-    `UnreadableError` when it is no JSON, or nested deeper than the interpreter can follow.
+    `UnreadableError` when it is no JSON, is nested deeper than the interpreter can follow, or needs tolerance (which is ten times
+    slower) and is longer than `tolerated_bytes`.
     """
     try:
         return _decode(body)
     except RecursionError:
         raise UnreadableError(Reason.TOO_DEEP, "nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        if len(body) > tolerated_bytes:
+            raise UnreadableError(Reason.INVALID_JSON, str(fault)) from None
         return _parse_tolerantly(body, content_type, str(fault))
 
 

@@ -42,6 +42,8 @@ _STEP = re.compile(
 _PLAIN_NAME = re.compile(r"[^\x00-\x1f\"\\]*")
 """Member names that msgspec can match without unescaping."""
 _MAX_STEPS = 32
+_MAX_TOLERATED = 1024 * 1024
+"""Bytes of a body that is not strictly JSON, yet searched for a key: a worker must not stand still for one odd request."""
 _WIDEST_KEY = 10**MAX_INT_DIGITS
 
 
@@ -144,7 +146,8 @@ def compile_key_path(text: str) -> Callable[[bytes], str | None]:
     """Compile a routing key path such as `$.user_id` to a function from a request body to the key, or None when it has none.
 
     Strings are taken as they are, integers and booleans as their JSON text, so that `7` and `"7"` are one key; an integral float
-    counts as that integer. Null, empty strings, lists and objects are no key. Raises `InvalidError` for a path with a wildcard.
+    counts as that integer. Null, empty strings, lists and objects are no key; a body beyond 1 MiB that is not strictly JSON (bare NaN,
+    bad UTF-8) has none. Raises `InvalidError` for a path with a wildcard.
     """
     path = compile_path(text)
     if path.many:
@@ -154,7 +157,7 @@ def compile_key_path(text: str) -> Callable[[bytes], str | None]:
 
     def read_tolerantly(body: bytes) -> str | None:
         try:
-            return _key_text(find(parse_json(body)))
+            return _key_text(find(parse_json(body, "", _MAX_TOLERATED)))
         except UnreadableError:
             return None
 

@@ -6,6 +6,7 @@ A protocol is a module with `build(task, extract) -> Reader`. The readers made h
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
@@ -50,9 +51,16 @@ def _never_raising(read: Reader) -> Reader:
         except RecursionError:
             return Extraction((), Reason.TOO_DEEP, {}, "nested too deeply")
         except Exception as fault:  # whatever a body provokes, it is that body's reason and nothing else's
-            return Extraction((), Reason.INTERNAL, {}, f"{type(fault).__name__}: {fault}"[:300])
+            return Extraction((), Reason.INTERNAL, {}, _place(fault))
 
     return safe
+
+
+def _place(fault: Exception) -> str:
+    """The kind of a fault and where it arose; not its message, which may quote the body."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    where = f" in {frames[-1].name}, line {frames[-1].lineno}" if frames else ""
+    return f"{type(fault).__name__}{where}"
 
 
 def _redacting(read: Reader, redaction: Redaction) -> Reader:

@@ -90,6 +90,14 @@ def test_a_routing_key_is_read_from_any_body(path: str, body: bytes, key: str | 
     assert compile_key_path(path)(body) == key
 
 
+def test_a_worker_does_not_search_large_odd_bodies() -> None:
+    filler = b'{"a":[' + b"0," * 600_000 + b'%s],"user_id":7}'
+    for path in ("$.user_id", "$['user_id']"):
+        read = compile_key_path(path)
+        assert read(filler % b"0") == "7"
+        assert read(filler % b"NaN") is None
+
+
 def test_a_routing_key_is_one_value() -> None:
     with pytest.raises(InvalidError, match="wildcard"):
         compile_key_path("$.users[*]")

@@ -63,7 +63,7 @@ class Track:
         codes = self.codes
         codes[status] = codes.get(status, 0) + 1
         self.duration.observe(seconds)
-        if self.evidence:
+        if self.evidence and (not is_error or status == 504):  # a quick refusal is no fast answer
             bucket = latency_bucket(seconds * 1000.0)
             latency = self.latency
             latency[bucket] = latency.get(bucket, 0) + 1

@@ -1,4 +1,4 @@
-"""Appends records to this process's own segments. One write a record; never blocks on anything but that write.
+"""Appends records to this process's own segments. One write a group of records; never blocks on anything but that write.
 
 What cannot be kept is counted with its reason and, by policy, either refused beforehand (`refuse`) or let go (`serve`). A failing disk
 never raises into the caller's path unless it asked for that (`append_or_raise`).
@@ -56,9 +56,9 @@ class Counts:
                 self._file = None
             self._map = bytearray(COUNTS_SIZE)
 
-    def add(self, place: int) -> None:
+    def add(self, place: int, count: int = 1) -> None:
         value = COUNTER.unpack_from(self._map, place)[0]
-        COUNTER.pack_into(self._map, place, value + 1)
+        COUNTER.pack_into(self._map, place, value + count)
 
     def get(self, place: int) -> int:
         return int(COUNTER.unpack_from(self._map, place)[0])
@@ -90,6 +90,8 @@ class Writer:
         self._full_until = 0.0
         self._fsync = fsync
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal-fsync")
+        self._group: list[bytes] = []  # enqueued, not written yet
+        self._group_size = 0
         self._dirty = False
         self._suspect = False  # an fsync failed: what is in this segment may be gone
         self._waiting: list[Callable[[], None]] = []
@@ -119,31 +121,54 @@ class Writer:
     def refuses(self) -> bool:
         return self._policy.on_full == "refuse" and self.full
 
-    def append(self, record: Record, kind: str) -> bool:
-        """Keep the record; False when it had to be dropped (and counted)."""
+    def enqueue(self, record: Record, kind: str) -> None:
+        """Take the record for the next `flush`: whoever answers a client does so only after that."""
         self._counts.add(RECEIVED)
         payload = encode(record)
         if len(payload) > MAX_PAYLOAD:
-            return self._drop("too_large")
+            self._drop("too_large", 1)
+            return
         data = entry(payload)
-        if self._suspect or self._file < 0 or self._size + len(data) > self._policy.segment_bytes:
+        self._group.append(data)
+        self._group_size += len(data)
+        self.records[kind] += 1
+
+    def flush(self) -> bool:
+        """Write what was enqueued, all with one call; False when it had to be dropped (and counted)."""
+        group = self._group
+        if not group:
+            return True
+        count, size = len(group), self._group_size
+        data = group[0] if count == 1 else b"".join(group)
+        group.clear()
+        self._group_size = 0
+        if (
+            self._suspect
+            or self._file < 0
+            or (self._size + size > self._policy.segment_bytes and self._size > len(MAGIC))
+        ):
             if self.full:
-                return self._drop("full")
-            if self._file < 0 or self._size + len(data) > self._policy.segment_bytes:
+                return self._drop("full", count)
+            if self._file < 0 or self._size + size > self._policy.segment_bytes:
                 self._roll()
             if self._file < 0:
-                return self._drop("full")
+                return self._drop("full", count)
         try:
             written = os.write(self._file, data)
         except OSError:
             written = 0
-        if written != len(data):
-            return self._undo(written)
+        if written != size:
+            return self._undo(written, count)
         self._size += written
         self._dirty = True
-        self.records[kind] += 1
-        self._counts.add(APPENDED)
+        self._counts.add(APPENDED, count)
         return True
+
+    def append(self, record: Record, kind: str) -> bool:
+        """Enqueue and flush at once; False when the record had to be dropped (and counted)."""
+        before = self._counts.get(APPENDED) + len(self._group)
+        self.enqueue(record, kind)
+        return self.flush() and self._counts.get(APPENDED) > before
 
     def append_or_raise(self, record: Record, kind: str) -> None:
         """For a caller that may answer "try again": `JournalFullError` when the record could not be kept."""
@@ -152,16 +177,16 @@ class Writer:
                 "the journal cannot take another record; free disk space or raise journal.max_bytes"
             )
 
-    def _undo(self, written: int) -> bool:
+    def _undo(self, written: int, count: int) -> bool:
         """The disk took only a part: cut it off, so that the next entry begins where a reader expects it."""
         with contextlib.suppress(OSError):
             os.ftruncate(self._file, self._size)
         self._close_file()
         self._full_until = time.monotonic() + _RETRY_S
-        return self._drop("full" if written else "io_error")
+        return self._drop("full" if written else "io_error", count)
 
-    def _drop(self, reason: str) -> bool:
-        self._counts.add(DROPPED[reason])
+    def _drop(self, reason: str, count: int) -> bool:
+        self._counts.add(DROPPED[reason], count)
         return False
 
     def _close_file(self) -> None:
@@ -260,6 +285,7 @@ class Writer:
 
     def close(self) -> None:
         """Make safe what was written and give the lock back. The recorder may now finish these segments."""
+        self.flush()
         self._syncer.shutdown(wait=True)
         if self._file >= 0 and self._dirty and self._policy.fsync != "never":
             self._sync_now(self._file)

@@ -7,14 +7,13 @@ the rest. Both answer through their client's connection (`Client`) and end exact
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol
 
 from app.domain.prediction import format_id
 from app.domain.routing import NO_BUCKET, Assignment, assign
 from app.journal.records import PredictionRecord, ShadowRecord
 from app.link.messages import Pair
 from app.proxy.fields import PLAIN, RESPONSE_OWN, VIA, listed, problem, status_line
-from app.proxy.plane import Plane, Served
+from app.proxy.plane import Client, Plane, Served
 from app.proxy.request import Request, RequestHead
 from app.proxy.upstream import Attempt
 
@@ -26,19 +25,6 @@ ERRORS = {
     "cut": "upstream_protocol",
 }
 STATUS_OF = {"timeout": 504, "unreachable": 502, "protocol": 502, "cut": 502}
-
-
-class Client(Protocol):
-    """A client's connection, as an exchange sees it."""
-
-    peer: str
-
-    def write(self, data: bytes) -> None: ...
-    def finished(self, *, keep: bool) -> None:
-        """The answer is complete (or cut, with `keep` False: the connection closes)."""
-
-    def pause_body(self) -> None: ...
-    def resume_body(self) -> None: ...
 
 
 def answer_head(attempt: Attempt, own: bytes, framing: bytes, close: bool) -> bytes:
@@ -336,7 +322,7 @@ class Exchange(Relay):
         seconds = attempt.ended_at - attempt.started_at
         served.track(self.version, "canary", False).record(answer_status(attempt), True, seconds)
         served.observe(self.version, True, seconds * 1000.0, attempt.ended_at)
-        self.plane.journal.append(
+        self.plane.record(
             shadow_record(
                 self.id,
                 self.request.at_ns,
@@ -397,7 +383,7 @@ class Exchange(Relay):
             body, response_encoding = taken.body, taken.content_encoding
             response_length = -1 if taken.header_length is None else taken.header_length
             routing_key = served.redactor.key(routing_key) if routing_key is not None else None
-        self.plane.journal.append(
+        self.plane.record(
             PredictionRecord(
                 self.id,
                 request.at_ns,
@@ -442,25 +428,13 @@ class Exchange(Relay):
         if attempt is not None:
             upstream_s = attempt.ended_at - attempt.started_at + self.extra_s
             self.served.overhead.observe(plane.loop.time() - self.created - upstream_s)
-        if not plane.journal.always:
-            if out:
-                self.client.write(out)
-            self.client.finished(keep=keep)
-            return
-        client = self.client
-
-        def send() -> None:
-            if out:
-                client.write(out)
-            client.finished(keep=keep)
-
-        plane.journal.when_durable(send)
+        plane.reply(self.client, out, keep)
 
     def _mirror(self, attempt: Attempt) -> None:
         """After the answer: copies to shadows, and of a canary's request to production."""
         served = self.served
         if served.shadow_versions or self.role == "canary":
-            self.plane.mirror(self, attempt)
+            self.plane.copy(self, attempt)
 
 
 def answer_status(attempt: Attempt) -> int:

@@ -13,6 +13,7 @@ import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from app.domain.guard import HealthConfig, HealthWindow
 from app.domain.model import Model, Version
 from app.domain.policy import AuthPolicy, ServerPolicy
 from app.domain.prediction import PredictionIds
+from app.journal.records import Record
 from app.journal.writer import Writer
 from app.link.messages import GuardTrip
 from app.protocols.json_paths import compile_key_path
@@ -30,7 +32,7 @@ from app.proxy.fields import VIA
 from app.proxy.redaction import Redactor
 from app.proxy.request import Request
 from app.proxy.statistics import Statistics, Track
-from app.proxy.upstream import Upstream
+from app.proxy.upstream import Attempt, Upstream
 
 RESERVED = frozenset(
     (
@@ -48,6 +50,30 @@ RESERVED = frozenset(
 )
 GUARD_STOP_S = 30.0
 WORSE_P = 1e-3  # `enforce_if_worse` acts below this
+
+
+class Client(Protocol):
+    """A client's connection, as an exchange sees it."""
+
+    peer: str
+
+    def write(self, data: bytes) -> None: ...
+    def finished(self, *, keep: bool) -> None:
+        """The answer is complete (or cut, with `keep` False: the connection closes)."""
+
+    def pause_body(self) -> None: ...
+    def resume_body(self) -> None: ...
+
+
+def _no_mirror(exchange: Any, attempt: Any) -> None:
+    """Without shadows."""
+
+
+def _send(replies: list[tuple[Client, bytes, bool]]) -> None:
+    for client, out, keep in replies:
+        if out:
+            client.write(out)
+        client.finished(keep=keep)
 
 
 class GuardListener(Protocol):
@@ -244,9 +270,10 @@ class Plane:
         self.control = control
         self.privacy_secret = privacy_secret
         self.statistics = Statistics()
-        self.mirror: Callable[[Any, Any], None] = lambda exchange, attempt: (
-            None
-        )  # app.proxy.shadow puts itself here
+        self.mirror: Callable[[Any, Any], None] = _no_mirror  # app.proxy.shadow puts itself here
+        self._replies: list[tuple[Client, bytes, bool]] = []
+        self._copies: list[tuple[Any, Attempt]] = []
+        self._flush_due = False
         self.ids = PredictionIds(os.urandom(32))
         self.wall_ns = wall_ns
         self.inflight = 0
@@ -262,6 +289,37 @@ class Plane:
         self._routes: dict[str, list[Served]] = {}
         self._depths: tuple[int, ...] = ()
         self._tls: ssl.SSLContext | None = None
+
+    # ---- records and the replies that wait for them
+
+    def record(self, record: Record, kind: str) -> None:
+        """Journal it before this turn of the loop ends."""
+        self.journal.enqueue(record, kind)
+        if not self._flush_due:
+            self._flush_due = True
+            self.loop.call_soon(self._flush)
+
+    def reply(self, client: Client, out: bytes, keep: bool) -> None:
+        """Send the (last part of an) answer once its record is written: all answers of one turn share one write."""
+        self._replies.append((client, out, keep))
+
+    def copy(self, exchange: Any, attempt: Attempt) -> None:
+        """Mirror the request after its answer has left."""
+        self._copies.append((exchange, attempt))
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        journal = self.journal
+        journal.flush()
+        replies, self._replies = self._replies, []
+        if journal.always:
+            journal.when_durable(partial(_send, replies))
+        else:
+            _send(replies)
+        if self._copies:
+            copies, self._copies = self._copies, []
+            for exchange, attempt in copies:
+                self.mirror(exchange, attempt)
 
     # ---- snapshots
 

@@ -73,7 +73,7 @@ class Copy:
             plane.statistics.count("gateway_shadow_dropped_total", served.name, self.version, attempt.error)
         if self._canary is not None:
             self.shadows.pair(pair_of(served, self._canary_version, self._canary, attempt))
-        plane.journal.append(self._record(attempt), "shadow")
+        plane.record(self._record(attempt), "shadow")
 
     @property
     def _canary_version(self) -> str:

@@ -191,7 +191,7 @@ async def test_with_refuse_a_failing_fsync_refuses_until_the_disk_is_tried_again
     assert writer.refuses
     failing[0] = False
     async with asyncio.timeout(5):
-        while writer.refuses:  # noqa: ASYNC110  # a disk has no event
+        while writer.refuses:  # a disk has no event
             await asyncio.sleep(0.01)
     assert writer.append(outcome(2), "outcome")
     writer.close()

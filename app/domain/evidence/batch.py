@@ -15,7 +15,12 @@ WINDOW = 600  # ticks for which a batch may be late, and for which its key is re
 
 
 class Counts(Protocol):
-    """What a worker publishes: `tick.VersionCounts`, or the message of the link that carries it."""
+    """One second of one version in one role under one percentage, as a worker publishes it.
+
+    `errors` includes the `shared_errors`: those of a canary where production failed on the same request too. Latency
+    holds answers and timeouts by `tick.latency_bucket`; a refusal has none. Forced requests and those that the client
+    left are no evidence.
+    """
 
     @property
     def version(self) -> str: ...

@@ -213,13 +213,10 @@ class Engine:
         c, p = [s.candidate for s in ready], [s.production for s in ready]
         if "errors" in self.stakes:
             m = self.config.margin
-            counts = (
-                [a.requests for a in c],
-                [a.errors for a in c],
-                [a.requests for a in p],
-                [a.errors for a in p],
-            )
-            growth["errors"] = binary_growth(*counts, margin=m).sum(0)
+            growth["errors"] = np.zeros(len(EVEN_STAKES))
+            for a, b in zip(c, p, strict=True):  # one at a time: the memory of one is that of its errors
+                if a.errors + b.errors:
+                    growth["errors"] += binary_growth(a.requests, a.errors, b.requests, b.errors, margin=m)
             if not self.config.sticky:
                 bad = ([s.candidate.errors for s in strata], [s.production.errors for s in strata])
                 at_once = immediate_growth(*bad, [s.share for s in strata], m).sum(0)

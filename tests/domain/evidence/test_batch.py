@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.evidence.batch import WINDOW, Arm, Seen, Stratum, batch_of
 from app.domain.evidence.pooling import ENOUGH, MOST_PERCENTAGES, Pool
-from app.domain.evidence.tick import VersionCounts
 
 
-def counts(version: str, role: str, percent: float = 5.0, requests: int = 10, **more: int) -> VersionCounts:
+@dataclass(frozen=True)
+class Counted:
+    version: str
+    role: str
+    percent: float
+    requests: int
+    errors: int
+    shared_errors: int
+    latency: dict[int, int]
+
+
+def counts(version: str, role: str, percent: float = 5.0, requests: int = 10, **more: int) -> Counted:
     errors, shared = more.get("errors", 0), more.get("shared", 0)
-    return VersionCounts("m", version, role, percent, 1, "r1", requests, errors, shared, {50: requests})
+    return Counted(version, role, percent, requests, errors, shared, {50: requests})
 
 
 def test_a_batch_holds_the_two_arms_and_nothing_else() -> None:

@@ -1,4 +1,4 @@
-"""What a worker counts, without numpy and without ever raising."""
+"""Which bucket a latency falls into and which request is a vote: without numpy, and without ever raising."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from app.domain.evidence.tick import (
     RATIO,
     TOP,
     KeyVotes,
-    TickCounts,
     bucket_floor_ms,
     latency_bucket,
 )
@@ -40,25 +39,6 @@ def test_the_ladder_has_81_buckets_from_10_ms_on_and_finer_ones_below() -> None:
     assert latency_bucket(10.0 * (1 + 1e-12)) == BELOW_10_MS
     assert latency_bucket(1.0) != latency_bucket(2.0)  # a fast model's latencies are told apart, too
     assert latency_bucket(math.nan) == latency_bucket(math.inf) == TOP
-
-
-def test_errors_have_no_latency_but_timeouts_have_the_longest() -> None:
-    counts = TickCounts()
-    add = {"percent": 5.0, "flags_revision": 3, "rollout_id": "r1"}
-    counts.add("m", "v2", "canary", **add, latency_ms=12.0)  # type: ignore[arg-type]
-    counts.add("m", "v2", "canary", **add, latency_ms=1.0, error=True, shared=True)  # type: ignore[arg-type]
-    counts.add("m", "v2", "canary", **add, latency_ms=2000.0, timed_out=True)  # type: ignore[arg-type]
-    (one,) = counts.drain()
-    assert (one.requests, one.errors, one.shared_errors) == (3, 2, 1)
-    assert one.latency == {latency_bucket(12.0): 1, TOP: 1}
-    assert counts.drain() == []
-
-
-def test_requests_assigned_under_different_percentages_are_counted_apart() -> None:
-    counts = TickCounts()
-    for percent in (5.0, 10.0, 5.0):
-        counts.add("m", "v1", "production", percent, 1, "r1", latency_ms=1.0)
-    assert sorted((c.percent, c.requests) for c in counts.drain()) == [(5.0, 2), (10.0, 1)]
 
 
 def test_a_key_has_one_vote_an_epoch() -> None:

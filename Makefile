@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # The first that is Python 3.11 or newer; `make PYTHON=… demo` chooses another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 
 .PHONY: compiled demo serve test check format lint types contracts docs lock servers interop browser faults bench setup clean
 

@@ -13,6 +13,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.api.auth import ForbiddenError, TooManyFailuresError, UnauthenticatedError
 from app.errors import (
@@ -111,6 +112,11 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     return problem(422, "invalid", detail, errors=errors)
 
 
+async def _client_left(request: Request, error: Exception) -> Response:
+    """Nobody reads this answer; it keeps a client that hangs up out of the log of mistakes."""
+    return problem(400, "client_left", "the request ended before its body did")
+
+
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("a request failed unexpectedly", path=request.url.path, exc_info=error)
     return problem(500, "internal", "the gateway made a mistake; its log has the details")
@@ -121,6 +127,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(GatewayError, _gateway_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(ClientDisconnect, _client_left)
     app.add_exception_handler(Exception, _unexpected)
 
 

@@ -7,40 +7,53 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from app.control.clock import Clock
 
 T = TypeVar("T")
 MAX_KEYS = 256
+SHARE = 0.1  # of the time that making a report over and over may take
+LONGEST_S = 60.0
+
+
+@dataclass(slots=True)
+class _Made(Generic[T]):
+    task: asyncio.Task[T]
+    until: float = float("inf")  # known once it is made
 
 
 class Briefly(Generic[T]):
-    """`get` makes a value, or gives the one made less than `age_s` ago; callers at the same time share one
-    making.
+    """`get` makes a value, or gives the one made before, for `age_s`, and longer for one that took long to
+    make.
+
+    Callers at the same time share one making.
     """
 
     def __init__(self, clock: Clock, age_s: float) -> None:
         self._clock = clock
         self._age_s = age_s
-        self._made: OrderedDict[Hashable, tuple[float, asyncio.Task[T]]] = OrderedDict()
+        self._made: OrderedDict[Hashable, _Made[T]] = OrderedDict()
 
     async def get(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
         """What `make` raises is raised to all that waited for it, and not kept."""
-        now = self._clock.monotonic()
         found = self._made.get(key)
-        if found is None or (found[1].done() and (now - found[0] >= self._age_s or _failed(found[1]))):
-            found = (now, asyncio.ensure_future(_made(make)))
+        if found is None or (found.task.done() and self._clock.monotonic() >= found.until):
+            found = _Made(asyncio.ensure_future(self._make(key, make)))
             self._made[key] = found
             self._made.move_to_end(key)
             if len(self._made) > MAX_KEYS:
                 self._made.popitem(last=False)
-        return await asyncio.shield(found[1])
+        return await asyncio.shield(found.task)
 
-
-async def _made(make: Callable[[], Awaitable[T]]) -> T:
-    return await make()
-
-
-def _failed(task: asyncio.Task[T]) -> bool:
-    return task.cancelled() or task.exception() is not None
+    async def _make(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
+        started = self._clock.monotonic()
+        keep = 0.0
+        try:
+            made = await make()
+            keep = min(max(self._age_s, (self._clock.monotonic() - started) / SHARE), LONGEST_S)
+            return made
+        finally:
+            if (mine := self._made.get(key)) is not None:
+                mine.until = self._clock.monotonic() + keep

@@ -7,14 +7,19 @@ Reads a bounded number of the newest rows; what was left out is said in the answ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
+
 from app.control.briefly import Briefly
 from app.control.clock import Clock
 from app.control.ports import Row, Store
+from app.control.provisional import estimates
 from app.control.registry import Registry
 from app.domain.interval import wilson
 from app.domain.model import Model
@@ -24,7 +29,9 @@ from app.domain.performance.row import Labelled
 from app.domain.performance.tally import for_task
 from app.errors import InvalidError, NotFoundError
 
-MAX_ROWS = 50_000  # of a version; the newest
+MAX_ROWS = 50_000  # mature ones of a version; the newest
+MAX_YOUNG = 5_000
+MAX_GROUPS = 20
 MIN_LABELS = 30
 WINDOW = timedelta(days=30)
 KEEP_S = 2.0
@@ -43,9 +50,12 @@ class PerformanceReports:
         version: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        by: str | None = None,
     ) -> Row:
-        """By version: figures over mature labels, or why they are withheld; coverage. `UnavailableError`
-        without the store.
+        """By version: figures over mature labels, or why they are withheld; coverage; provisional figures
+        apart.
+
+        `by` names a feature whose values are told apart as well. `UnavailableError` without the store.
         """
         known = self._registry.model(model)
         if version is not None and known.version(version) is None:
@@ -53,19 +63,29 @@ class PerformanceReports:
         if since is not None and until is not None and since >= until:
             raise InvalidError("since: must be before until")
         return await self._kept.get(
-            (model, version, since, until), lambda: self._report(known, version, since, until)
+            (model, version, since, until, by), lambda: self._report(known, version, since, until, by)
         )
 
     async def _report(
-        self, model: Model, version: str | None, since: datetime | None, until: datetime | None
+        self,
+        model: Model,
+        version: str | None,
+        since: datetime | None,
+        until: datetime | None,
+        by: str | None,
     ) -> Row:
         now = self._clock.now()
         matured = now - timedelta(seconds=model.labels.horizon_s)
         end = min(until or matured, matured)
         begin = since or end - WINDOW
-        counts = await self._store.coverage(model.name, begin, end) if begin < end else []
-        asked = [row for row in counts if version in (None, row["model_version"])]
-        versions = [await self._version(model, row, begin, end) for row in asked]
+        counts = (
+            await self._store.coverage(model.name, begin, max(end, until or now))
+            if begin < (until or now)
+            else []
+        )
+        mature = await self._store.coverage(model.name, begin, end) if begin < end else []
+        covered_by = {str(row["model_version"]): row for row in mature}
+        names = [str(row["model_version"]) for row in counts if version in (None, row["model_version"])]
         return {
             "model": model.name,
             "task": model.task,
@@ -73,13 +93,30 @@ class PerformanceReports:
             "until": end,
             "horizon_s": model.labels.horizon_s,
             "min_coverage": model.labels.min_coverage,
-            "versions": versions,
+            "versions": [
+                await self._version(model, name, covered_by.get(name), begin, end, until or now, by)
+                for name in names
+            ],
         }
 
-    async def _version(self, model: Model, counts: Row, since: datetime, until: datetime) -> Row:
-        name = str(counts["model_version"])
-        cell = coverage_cell(name, int(counts["predictions"]), int(counts["labelled"]))
-        rows = await self._store.labelled(model.name, name, since, until, MAX_ROWS)
+    async def _version(
+        self,
+        model: Model,
+        name: str,
+        counts: Row | None,
+        since: datetime,
+        end: datetime,
+        until: datetime,
+        by: str | None,
+    ) -> Row:
+        cell = (
+            coverage_cell(name, int(counts["predictions"]), int(counts["labelled"]))
+            if counts
+            else coverage_cell(name, 0, 0)
+        )
+        rows = await self._store.labelled(model.name, name, since, end, MAX_ROWS) if since < end else []
+        young = await self._young(model.name, name, max(since, end), until)
+        now = self._clock.now()
         figures, unusable = await asyncio.to_thread(figures_of, model, rows, cell)
         return {
             "version": name,
@@ -90,7 +127,27 @@ class PerformanceReports:
             "newest_only": len(rows) == MAX_ROWS,
             "unusable": unusable,
             "metrics": {one.name: asdict(one) for one in figures},
+            "provisional": await asyncio.to_thread(estimates, model, rows, young, cell.share, now),
+            **(
+                {"groups": await asyncio.to_thread(groups_of, model, rows, cell, by)}
+                if by is not None
+                else {}
+            ),
         }
+
+    async def _young(self, model: str, version: str, since: datetime, until: datetime) -> list[Row]:
+        """The newest predictions that are not mature yet, with their ground truth where it has come."""
+        if since >= until:
+            return []
+        known = {
+            row["prediction_id"]: row["ground_truth"]
+            for row in await self._store.labelled(model, version, since, until, MAX_YOUNG)
+        }
+        return [
+            {**row, "ground_truth": known.get(row["prediction_id"])}
+            for row in await self._store.recent(model, version, since, MAX_YOUNG)
+            if row["timestamp"] < until
+        ]
 
 
 def coverage_cell(part: str, predictions: int, labelled: int) -> CoverageCell:
@@ -110,9 +167,45 @@ def figures_of(
     tally = for_task(model.task)
     if tally is None:
         return (), {}
-    tally.add(labelled(rows))
+    tally.add(Labelled(row["prediction"], row["confidence"], row["ground_truth"]) for row in rows)
     return covered(tally.figures(MIN_LABELS), coverage, model.labels.min_coverage), dict(tally.unusable)
 
 
-def labelled(rows: Iterable[Mapping[str, Any]]) -> list[Labelled]:
-    return [Labelled(row["prediction"], row["confidence"], row["ground_truth"]) for row in rows]
+def groups_of(
+    model: Model, rows: Sequence[Mapping[str, Any]], coverage: CoverageCell, feature: str
+) -> list[dict[str, Any]]:
+    """The same figures for each value of a feature: numbers by quarter, categories by name, the most
+    frequent ones.
+    """
+    values = [(row["features"] or {}).get(feature) for row in rows]
+    numbers = [float(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    edges = (
+        sorted({float(q) for q in np.quantile(numbers, (0.25, 0.5, 0.75))})
+        if len(set(numbers)) > MAX_GROUPS
+        else []
+    )
+    members: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row, value in zip(rows, values, strict=True):
+        members[_group(value, edges)].append(row)
+    largest = sorted(members.items(), key=lambda item: -len(item[1]))[:MAX_GROUPS]
+    return [
+        {
+            "group": name,
+            "rows": len(some),
+            "metrics": {one.name: asdict(one) for one in figures_of(model, some, coverage)[0]},
+        }
+        for name, some in sorted(largest)
+    ]
+
+
+def _group(value: Any, edges: Sequence[float]) -> str:
+    if value is None:
+        return "missing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)) and edges:
+        place = bisect_left(edges, value)
+        low = f"{edges[place - 1]:g} <" if place else ""
+        high = f"<= {edges[place]:g}" if place < len(edges) else ""
+        return f"{low} {high}".strip()
+    return str(value)[:100]

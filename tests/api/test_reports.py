@@ -19,7 +19,7 @@ from sklearn.metrics import f1_score
 from app.control.ports import Batch, PredictionRow, ShadowRow
 from app.domain.model import Labels, Retraining
 from app.domain.recency import weight
-from tests.control_parts import START, Control, control, model, prediction, prediction_id, store_rows
+from tests.control_parts import START, Control, control, model, outcome, prediction, prediction_id, store_rows
 
 MODEL = "/admin/models/credit"
 DAY = 86_400.0
@@ -55,8 +55,8 @@ async def test_performance_is_that_of_mature_labels_with_interval_and_coverage(t
     truth = [float(chance.random() < (row.prediction or 0.0)) for row in stored]  # type: ignore[operator]
     async with control(tmp_path, model(labels=SHORT)) as parts, parts.client() as client:
         await store_rows(parts.store, stored, lambda index: truth[index] if index % 10 else None)
-        young = (await client.get(f"{MODEL}/performance")).json()
-        assert young["versions"] == []
+        [young] = (await client.get(f"{MODEL}/performance")).json()["versions"]
+        assert (young["mature"], young["coverage"], young["metrics"]["f1"]["value"]) == (0, None, None)
         parts.clock.turn(2 * DAY)
         [version] = (await client.get(f"{MODEL}/performance")).json()["versions"]
         assert (version["version"], version["mature"], version["labelled"], version["coverage"]) == (
@@ -105,6 +105,61 @@ async def test_versions_and_windows_are_told_apart_and_one_class_is_no_error(tmp
         ] < 60
         empty = await client.get(f"{MODEL}/performance", params={"since": since, "until": since})
         assert empty.status_code == 422
+
+
+async def test_young_predictions_have_provisional_figures_of_their_own(tmp_path: Path) -> None:
+    chance = Random(5)
+    at = [START - timedelta(days=20) + timedelta(minutes=8 * number) for number in range(3600)]
+    stored = [
+        prediction(when, number, prediction=score, confidence=max(score, 1 - score))
+        for number, when in enumerate(at)
+        if (score := chance.random()) is not None
+    ]
+    truth = [float(chance.random() < float(row.prediction or 0.0)) for row in stored]
+    horizon = 5 * DAY
+    delay = [chance.random() * horizon * (0.9 if truth[i] else 0.3) for i in range(len(stored))]
+    known = [at[i] + timedelta(seconds=delay[i]) <= START for i in range(len(stored))]
+    async with (
+        control(tmp_path, model(labels=Labels(horizon_s=horizon, min_coverage=0.8))) as parts,
+        parts.client() as client,
+    ):
+        await store_rows(parts.store, stored)
+        outcomes = [
+            outcome(stored[i], truth[i], at[i] + timedelta(seconds=delay[i]))
+            for i in range(len(stored))
+            if known[i]
+        ]
+        for start in range(0, len(outcomes), 500):
+            await parts.store.load(Batch((), (), outcomes[start : start + 500], (), ()))
+        while await parts.store.join_waiting_outcomes(1000):
+            pass
+        [version] = (await client.get(f"{MODEL}/performance")).json()["versions"]
+        right = [(float(stored[i].prediction or 0) >= 0.5) == bool(truth[i]) for i in range(len(stored))]
+        young = [right[i] for i in range(len(stored)) if START - at[i] <= timedelta(seconds=horizon)]
+        actual = sum(young) / len(young)
+        provisional = version["provisional"]
+        assert provisional["rows"] == len(young)
+        assert provisional["labelled"] < provisional["rows"]
+        for method in ("by_delay", "by_confidence"):
+            figure = provisional[method]["accuracy"]
+            assert figure["low"] <= actual <= figure["high"], method
+        assert version["metrics"]["accuracy"]["n"] < len(stored) - len(young) + 1
+
+
+async def test_figures_are_told_apart_by_a_feature(tmp_path: Path) -> None:
+    async with control(tmp_path, model(labels=SHORT)) as parts, parts.client() as client:
+        stored = rows(600)
+        north = [bool(row.features and row.features["region"] == "north") for row in stored]
+        await store_rows(
+            parts.store, stored, lambda i: float((float(stored[i].prediction or 0) >= 0.5) != north[i])
+        )
+        parts.clock.turn(2 * DAY)
+        [version] = (await client.get(f"{MODEL}/performance", params={"by": "region"})).json()["versions"]
+        groups = {one["group"]: one["metrics"]["accuracy"]["value"] for one in version["groups"]}
+        assert groups == {"north": 0.0, "south": 1.0, "west": 1.0}
+        [version] = (await client.get(f"{MODEL}/performance", params={"by": "age"})).json()["versions"]
+        assert sum(one["rows"] for one in version["groups"]) == 600
+        assert len(version["groups"]) == 4
 
 
 # ---- shadow

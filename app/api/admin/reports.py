@@ -28,9 +28,14 @@ async def performance(
     version: Version = None,
     since: AwareDatetime | None = None,
     until: AwareDatetime | None = None,
+    by: Annotated[
+        str | None, Query(max_length=200, description="a feature whose values are told apart")
+    ] = None,
 ) -> Response:
-    """Metrics with 95 % intervals over mature labels by version, or why they are withheld; coverage."""
-    return Json(await parts.monitor.performance.report(model, version, since, until))
+    """Metrics with 95 % intervals over mature labels by version, or why they are withheld; coverage;
+    provisional figures apart.
+    """
+    return Json(await parts.monitor.performance.report(model, version, since, until, by))
 
 
 @router.get("/shadow", **needs("read", 404, 422, 503))

@@ -1,0 +1,113 @@
+"""The application as it is served: uvicorn on a Unix socket, bodies in pieces, answers that break off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import httpx2
+import pytest
+import uvicorn
+
+from app.errors import UnavailableError
+from tests.control_parts import (
+    ADMIN,
+    START,
+    Control,
+    control,
+    model,
+    prediction,
+    prediction_id,
+    store_rows,
+    until,
+)
+
+
+@contextlib.asynccontextmanager
+async def served(parts: Control) -> AsyncIterator[httpx2.AsyncClient]:
+    path = parts.directory / "api.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        server = uvicorn.Server(uvicorn.Config(parts.application, log_config=None, lifespan="off"))
+        serving = asyncio.create_task(server._serve([listener]))
+        await until(lambda: server.started)
+        transport = httpx2.AsyncHTTPTransport(uds=str(path))
+        try:
+            async with httpx2.AsyncClient(
+                transport=transport, base_url="http://gateway", headers=ADMIN
+            ) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            await serving
+
+
+async def test_lines_are_taken_in_while_they_come(tmp_path: Path) -> None:
+    async with control(tmp_path, model(task="none")) as parts, served(parts) as client:
+
+        async def lines() -> AsyncIterator[bytes]:
+            for number in range(600):
+                yield b'{"prediction_id": "%s", "ground_truth": 1}\n' % prediction_id(START, number).encode()
+            await until(lambda: parts.writer.records["outcome"] >= 500)  # before the request is at its end
+            yield b'{"prediction_id": "%s", "ground_truth": 1}' % prediction_id(START, 600).encode()
+
+        reply = await client.post(
+            "/feedback", content=lines(), headers={"Content-Type": "application/x-ndjson"}
+        )
+        assert reply.json()["accepted"] == 601
+
+
+async def test_a_client_that_leaves_in_the_middle_leaves_what_it_sent(tmp_path: Path) -> None:
+    async with control(tmp_path, model(task="none")) as parts, served(parts) as client:
+
+        async def lines() -> AsyncIterator[bytes]:
+            for number in range(500):
+                yield b'{"prediction_id": "%s", "ground_truth": 1}\n' % prediction_id(START, number).encode()
+            await until(lambda: parts.writer.records["outcome"] == 500)
+            raise ConnectionAbortedError
+
+        with pytest.raises(ConnectionAbortedError):
+            await client.post("/feedback", content=lines(), headers={"Content-Type": "application/x-ndjson"})
+        assert (await client.get("/admin/models")).status_code == 200
+        again = [{"prediction_id": prediction_id(START, number), "ground_truth": 1} for number in range(500)]
+        assert (await client.post("/feedback", json={"outcomes": again})).json()["duplicates"] == 500
+
+
+async def test_an_export_that_cannot_be_finished_breaks_off_instead_of_ending(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, served(parts) as client:
+        at = START - timedelta(days=1)
+        await store_rows(parts.store, [prediction(at, number) for number in range(1500)], lambda _: 1.0)
+        whole = await client.get("/admin/models/credit/training-set")
+        assert len(whole.text.splitlines()) == 1500
+        read = parts.store.training_rows
+
+        async def first_chunk_only(*arguments: object) -> AsyncIterator[list[object]]:
+            chunks = read(*arguments)
+            yield await anext(chunks)
+            await chunks.aclose()
+            raise UnavailableError("the database cannot be reached")
+
+        parts.store.__dict__["training_rows"] = first_chunk_only
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await client.get("/admin/models/credit/training-set")
+
+
+async def test_an_export_without_the_store_is_a_problem_and_no_broken_file(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, served(parts) as client:
+        parts.store.down = True
+        reply = await client.get("/admin/models/credit/training-set")
+        assert (reply.status_code, reply.json()["code"]) == (503, "unavailable")
+
+
+async def test_the_dashboard_is_served_with_a_strict_policy_and_nothing_beside_it(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, served(parts) as client:
+        page = await client.get("/")
+        assert page.headers["content-type"].startswith("text/html")
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert (await client.get("/ui/app.js")).headers["content-type"].startswith("text/javascript")
+        for path in ("/ui/../api/app.py", "/ui/%2e%2e/errors.py", "/ui//etc/passwd", "/ui/", "/ui/views"):
+            assert (await client.get(path)).status_code == 404, path

@@ -57,7 +57,9 @@ class FakeWorker:
 
 
 @contextlib.asynccontextmanager
-async def worker(parts: Control, slot: str | None = "w0", writer: str = "w0-1-1") -> AsyncIterator[FakeWorker]:
+async def worker(
+    parts: Control, slot: str | None = "w0", writer: str = "w0-1-1"
+) -> AsyncIterator[FakeWorker]:
     reader, stream = await asyncio.open_unix_connection(str(parts.directory / "link.sock"))
     try:
         made = FakeWorker(reader, stream)
@@ -85,7 +87,9 @@ async def test_a_worker_that_says_hello_gets_all_models_with_their_flags(tmp_pat
         await until(lambda: [hello.worker for hello in parts.link.workers] == ["w0"])
 
 
-async def test_a_change_of_flags_reaches_every_worker_at_once_also_while_the_store_is_down(tmp_path: Path) -> None:
+async def test_a_change_of_flags_reaches_every_worker_at_once_also_while_the_store_is_down(
+    tmp_path: Path,
+) -> None:
     async with control(tmp_path) as parts, worker(parts) as one, worker(parts, "w1", "w1-1-2") as two:
         parts.store.down = True
         await parts.flags.change("credit", {"disabled_versions": ("v3",)}, actor="ops", origin="", reason="")
@@ -122,7 +126,9 @@ async def test_totals_of_all_workers_are_asked_for_and_added_up(tmp_path: Path) 
         assert [value.value for value in sums.values()] == [7.0]
 
 
-async def test_of_a_worker_that_does_not_answer_the_last_totals_count_and_nobody_waits_long(tmp_path: Path) -> None:
+async def test_of_a_worker_that_does_not_answer_the_last_totals_count_and_nobody_waits_long(
+    tmp_path: Path,
+) -> None:
     async with control(tmp_path) as parts, worker(parts) as one:
         one.writer.write(frame(Totals([requests(3)])))
         await until(lambda: parts.link.totals.total())

@@ -276,6 +276,7 @@ class Exchange(Relay):
         self._settle(attempt, attempt.status, attempt.status >= 500, body, "complete", "")
         self._reply(out, self.keeps)
         self._mirror(attempt)
+        self.attempt = None  # the two name each other: let them go now, not when the collector comes
 
     def failed(self, attempt: Attempt) -> None:
         if self._falls_back(attempt, failed=True):
@@ -285,12 +286,14 @@ class Exchange(Relay):
         if self.head_sent:  # the client must see that the answer is not whole
             self._settle(attempt, attempt.status, True, b"".join(self.captured), "cut", error)
             self._reply(b"", keep=False)
+            self.attempt = None
             return
         keep = self.keeps
         status, out = problem(error, close=not keep, extra=self.own, head_only=self.request.method == b"HEAD")
         self._settle(attempt, status, True, b"", "error", error)
         self._reply(out, keep)
         self._mirror(attempt)
+        self.attempt = None
 
     def client_gone(self) -> None:
         """The client left before its answer was complete: stop the work, remember that it was asked."""
@@ -299,6 +302,7 @@ class Exchange(Relay):
             return
         attempt.cancel()
         self.ended = True
+        self.attempt = None
         self.plane.inflight -= 1
         codes = self.served.track(self.version, self.role, self.forced is not None).codes
         codes[CLIENT_LEFT] = codes.get(CLIENT_LEFT, 0) + 1

@@ -35,7 +35,7 @@ from app.control.rollouts import (
 )
 from app.control.trials import Trials
 from app.domain.flags import Flags, without_candidate
-from app.domain.rollout import Action, Command, Rollout, Step, act, start, step
+from app.domain.rollout import Action, Command, Rollout, State, Step, act, start, step
 from app.errors import (
     ConflictError,
     GatewayError,
@@ -207,6 +207,8 @@ class Controller:
 
     async def _look_at(self, trial: Trial) -> None:
         if not trial.rollout.is_open:
+            if not trial.carried_out:
+                await self._carry_out_again(trial)
             await self._trials.save(trial)
             return
         if trial.tripped:
@@ -222,16 +224,20 @@ class Controller:
                 trial, act(trial.rollout, Action.PAUSE, why, self._trials.now(), trial.look()), _FLAGS
             )
         elif left is None and not trial.carried_out:
-            command = command_of(trial.rollout, trial.rollout.reason)
-            await self._carry_out(
-                trial, [command] if command else [], _CONTROLLER, "rollout.resume", trial.rollout.reason
-            )
+            await self._carry_out_again(trial)
         trial.evidence.advance(self._trials.now())
         result = step(trial.rollout, trial.look(), self._trials.now())
         if result.events:
             await self._enter(trial, result, _CONTROLLER)
         else:
             await self._trials.save_evidence(trial)
+
+    async def _carry_out_again(self, trial: Trial) -> None:
+        """What a crash, or somebody faster, has kept from the flags."""
+        command = command_of(trial.rollout, trial.rollout.reason)
+        await self._carry_out(
+            trial, [command] if command else [], _CONTROLLER, "rollout.resume", trial.rollout.reason
+        )
 
     async def _end(self, trial: Trial, reason: str, flags: Flags) -> None:
         """Somebody named another candidate or production by hand: they win, and the rollout is over."""
@@ -264,6 +270,7 @@ class Controller:
             trial.rollout, trial.events, trial.carried_out = after.rollout, after.events, after.carried_out
             log.info("rollout event", rollout=trial.rollout.id, kind=action, reason=reason)
             changed = await self._carry_out(trial, result.commands, by, action, reason)
+        self._trials.let_go(trial)
         if not changed and by.cause == "operator":  # what changes flags is audited with them
             await self._audit(trial.rollout, by, action, reason)
 
@@ -338,7 +345,10 @@ class Controller:
         async with self._lock:
             flags = self._flags.current(model)
             if (held := self._trials.of(model)) is not None:
-                raise ConflictError(f"rollout {held.rollout.id} of {model!r} is open; end it first")
+                watched = (
+                    ", being watched after its promotion" if held.rollout.state is State.PROMOTED else ""
+                )
+                raise ConflictError(f"rollout {held.rollout.id} of {model!r} is open{watched}; end it first")
             if flags.candidate not in (None, candidate):
                 raise ConflictError(f"{flags.candidate!r} is candidate by flags; take it out first")
             if candidate in flags.disabled_versions:

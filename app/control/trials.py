@@ -121,7 +121,7 @@ class Trials:
         except UnavailableError as error:
             trial.unsaved += events
             log.warning("a rollout could not be saved yet", rollout=trial.rollout.id, error=str(error))
-        self._let_go(trial)
+        self.let_go(trial)
 
     async def save_evidence(self, trial: Trial) -> None:
         """Now and then, or as soon as something waits for the store."""
@@ -136,7 +136,7 @@ class Trials:
         except TimeoutError:
             raise UnavailableError("the store does not answer in time") from None
 
-    def _let_go(self, trial: Trial) -> None:
+    def let_go(self, trial: Trial) -> None:
         """A rollout that is over is held only until the store knows."""
         model = trial.rollout.model
         if trial.unsaved:

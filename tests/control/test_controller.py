@@ -71,6 +71,8 @@ async def test_a_healthy_candidate_goes_through_all_stages_to_production_and_the
         row = await stored(parts, rollout)
         assert row["state"] == "promoted"
         assert row["ended_at"] is not None
+        assert parts.flags.current("credit").rollout_id == ""
+        assert parts.controller.open_rollout("credit") is None
         assert [event["kind"] for event in row["events"] if event["kind"] != "verdict"] == [
             "advance", "advance", "advance", "promote", "close",
         ]  # fmt: skip

@@ -22,6 +22,7 @@ from app.control.clock import Clock
 from app.control.evidence import TrialEvidence
 from app.control.flags import FlagsService
 from app.control.health import RecentHealth
+from app.control.news import News
 from app.control.ports import AuditEntry, Lease, Row, Store
 from app.control.registry import Registry
 from app.control.rollouts import (
@@ -76,6 +77,7 @@ class Controller:
         lease: Lease,
         clock: Clock,
         new_id: Callable[[], str],
+        news: News | None = None,
     ) -> None:
         self._registry = registry
         self._flags = flags
@@ -83,6 +85,7 @@ class Controller:
         self._lease = lease
         self._clock = clock
         self._new_id = new_id
+        self._news = news or News(registry)
         self._trials = Trials(registry, store, clock)
         self._lock = asyncio.Lock()
         self._tripping: set[asyncio.Task[None]] = set()
@@ -154,6 +157,7 @@ class Controller:
             events = [replace(event, figures={**event.figures, **figures}) for event in result.events]
             trial.rollout = result.rollout
             await self._trials.save(trial, events)
+            await self._tell(trial.rollout, "rollout.rollback", reason)
 
     # ---- the loop
 
@@ -247,6 +251,7 @@ class Controller:
         trial.rollout = result.rollout
         self.rollbacks[rollout.model, rollout.candidate, _FLAGS.cause] += 1
         await self._trials.save(trial, result.events)
+        await self._tell(rollout, "rollout.rollback", why)
         if flags.rollout_id == rollout.id:
             await self._set(flags, {"rollout_id": ""}, _FLAGS, "rollout.end", why)
 
@@ -271,6 +276,7 @@ class Controller:
             log.info("rollout event", rollout=trial.rollout.id, kind=action, reason=reason)
             changed = await self._carry_out(trial, result.commands, by, action, reason)
         self._trials.let_go(trial)
+        await self._tell(trial.rollout, action, reason)
         if not changed and by.cause == "operator":  # what changes flags is audited with them
             await self._audit(trial.rollout, by, action, reason)
 
@@ -306,6 +312,12 @@ class Controller:
             action=action,
             urgent=urgent,
         )
+
+    async def _tell(self, rollout: Rollout, kind: str, reason: str) -> None:
+        """Other systems hear of what ends well or badly; the steps between are nobody else's business."""
+        if kind in ("rollout.rollback", "rollout.promote"):
+            facts = {"rollout": rollout.id, "candidate": rollout.candidate, "production": rollout.production}
+            await self._news.tell(rollout.model, kind, {**facts, "reason": reason})
 
     async def _audit(self, rollout: Rollout, by: By, action: str, reason: str) -> None:
         await self._store.append_audit(

@@ -15,6 +15,7 @@ import structlog
 from app.control.clock import Clock
 from app.control.drift import DriftReports
 from app.control.flags import FlagsService
+from app.control.news import News
 from app.control.outcomes import OutcomeIntake
 from app.control.performance import PerformanceReports
 from app.control.ports import Row, Store
@@ -41,13 +42,16 @@ class Monitor:
         outcomes: OutcomeIntake,
         clock: Clock,
         leads: Callable[[], bool] = lambda: True,
+        news: News | None = None,
     ) -> None:
         self._registry = registry
         self._leads = leads
         self.performance = PerformanceReports(registry, store, clock)
         self.shadow = ShadowReports(registry, store, clock)
         self.drift = DriftReports(registry, flags, store, clock)
-        self.retraining = RetrainingDesk(registry, flags, store, self.performance, self.drift, clock)
+        self.retraining = RetrainingDesk(
+            registry, flags, store, self.performance, self.drift, clock, news or News(registry)
+        )
         self.review = ReviewDesk(registry, store, outcomes, clock)
         self._seen: dict[str, Row] = {}
 

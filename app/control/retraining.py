@@ -11,6 +11,7 @@ from typing import Protocol
 
 from app.control.clock import Clock
 from app.control.flags import FlagsService
+from app.control.news import News
 from app.control.performance import PerformanceReports
 from app.control.ports import Row, Store
 from app.control.registry import Registry
@@ -38,6 +39,7 @@ class RetrainingDesk:
         performance: PerformanceReports,
         drift: DriftSignal,
         clock: Clock,
+        news: News,
     ) -> None:
         self._registry = registry
         self._flags = flags
@@ -45,6 +47,7 @@ class RetrainingDesk:
         self._performance = performance
         self._drift = drift
         self._clock = clock
+        self._news = news
         self._latest: dict[str, Row] = {}
 
     async def evaluate(self, model: str) -> Row:
@@ -70,6 +73,8 @@ class RetrainingDesk:
     async def _keep(self, model: str, row: Row) -> None:
         await self._store.add_retraining_decision(row)
         self._latest[model] = row
+        if row["should_retrain"]:
+            await self._news.tell(model, "retraining", row)
 
     async def _decide(self, model: str) -> Row:
         known = self._registry.model(model)

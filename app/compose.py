@@ -22,6 +22,7 @@ from app.adapters.redis_evidence import RedisEvidence
 from app.adapters.redis_flags import RedisDistribution
 from app.adapters.redis_lease import RedisLease
 from app.adapters.stores import open_store
+from app.adapters.webhook import Webhook
 from app.api.app import create_app
 from app.api.auth import Authenticator
 from app.api.services import Services
@@ -32,6 +33,8 @@ from app.control.flags import FlagsService
 from app.control.last_known import LastKnown
 from app.control.link_server import LinkServer
 from app.control.monitor import Monitor
+from app.control.news import News
+from app.control.outbox import Outbox
 from app.control.outcomes import OutcomeIntake
 from app.control.ports import Store
 from app.control.recorder import Recorder
@@ -41,6 +44,7 @@ from app.control.statistics import WorkerTotals
 from app.errors import GatewayError
 from app.journal.reader import Journal
 from app.journal.writer import Writer
+from app.link.messages import Series
 
 log = structlog.get_logger(__name__)
 
@@ -109,8 +113,11 @@ class _Control:
         )
         self.flags = FlagsService(store, registry, self.distribution, clock, LastKnown(Path(spec.last_known)))
         self.lease: LocalLease | RedisLease = LocalLease() if redis is None else RedisLease(redis)
+        self.webhook = Webhook()
+        self.outbox = Outbox(directory / "outbox", self.webhook.post, clock, f"/model-gateway/{spec.host}")
+        news = News(registry, self.outbox)
         self.controller = Controller(
-            registry, self.flags, store, self.lease, clock, lambda: str(uuid.uuid4())
+            registry, self.flags, store, self.lease, clock, lambda: str(uuid.uuid4()), news
         )
         self.evidence = None if redis is None else RedisEvidence(redis, spec.host, self.controller)
         self.link = LinkServer(
@@ -119,7 +126,7 @@ class _Control:
         self.writer = Writer(spec.journal, "c0")
         self.outcomes = OutcomeIntake(self.writer, registry, store, clock)
         self.monitor = Monitor(
-            registry, self.flags, store, self.outcomes, clock, lambda: self.controller.leads
+            registry, self.flags, store, self.outcomes, clock, lambda: self.controller.leads, news
         )
         self.recorder = Recorder(
             Journal(Path(spec.journal.directory)),
@@ -144,9 +151,16 @@ class _Control:
             accounting=self.recorder.accounting,
             clock=clock,
             data_dir=directory,
-            series=(self.recorder.series, self.dependencies.series),
+            series=(self.recorder.series, self.dependencies.series, self._journal_series),
         )
         self.application = create_app(services)
+
+    def _journal_series(self) -> Iterator[Series]:
+        """This process's own part of the journal: the outcomes."""
+        for kind, count in self.writer.records.items():
+            yield Series("gateway_journal_records_total", (kind,), count)
+        for reason, count in self.writer.dropped.items():
+            yield Series("gateway_journal_dropped_total", (reason,), count)
 
     @classmethod
     async def build(cls, spec: ControlSpec, stack: contextlib.AsyncExitStack) -> _Control:
@@ -154,6 +168,7 @@ class _Control:
         stack.push_async_callback(store.close)
         control = cls(spec, store, SystemClock())
         stack.push_async_callback(control.distribution.close)
+        stack.push_async_callback(control.webhook.close)
         stack.callback(control.writer.close)
         await control.flags.start()
         await control.controller.start()
@@ -166,6 +181,7 @@ class _Control:
         yield "flags", self.flags.run()
         yield "journal", self.writer.sync_forever()
         yield "dependencies", self.dependencies.run()
+        yield "outbox", self.outbox.run()
         if self.evidence is not None:
             yield "evidence", self.evidence.run()
         if "recorder" in self.spec.roles:

@@ -58,7 +58,7 @@ $(COMPILED): $(INSTALLED) setup.py $(wildcard app/proxy/*.py app/journal/*.py ap
 	@MODEL_GATEWAY_COMPILE=1 $(PIP) install --no-deps --no-build-isolation --target .cache/compiled .
 	@touch $@
 
-bench: $(INSTALLED) ## Side by side with other proxies.
+bench: $(COMPILED) ## Side by side with other proxies.
 	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 setup: $(INSTALLED)

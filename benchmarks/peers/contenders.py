@@ -29,6 +29,7 @@ class Place:
     """Where a contender runs: an empty directory, its port, and the ports of the model servers."""
 
     directory: Path
+    code: Path  # holds the package `app` as it was when the benchmark began
     port: int
     production: int
     canary: int
@@ -212,6 +213,7 @@ class Gateway:
         ports = ["--host", "127.0.0.1", "--port", str(place.port)]
         command = [
             sys.executable,
+            "-P",
             "-m",
             "app",
             "serve",
@@ -230,7 +232,7 @@ class Gateway:
                 admin.call("PATCH", "/admin/models/credit/flags", flags)
                 admin.wait_canary()
 
-        return Launch(command, _gateway_role, {"PYTHONPATH": str(ROOT)}, ready, admin.wait_drained)
+        return Launch(command, _gateway_role, {"PYTHONPATH": str(gateway_tree())}, ready, admin.wait_drained)
 
     def _model(self, name: str, place: Place) -> dict[str, object]:
         ports = {"v1": place.production, "v2": place.canary, "v3": place.shadow}
@@ -249,6 +251,12 @@ class Gateway:
         if self.shadow:
             model["shadow"] = {"versions": ["v3"], "sample": 1.0, "max_concurrency": self.shadow_concurrency}
         return model
+
+
+def gateway_tree() -> Path:
+    """The gateway as it is deployed: with its data plane compiled (`make compiled`), else the plain sources."""
+    compiled = ROOT / ".cache" / "compiled"
+    return compiled if (compiled / "app").is_dir() else ROOT
 
 
 def _gateway_role(line: str) -> str:
@@ -307,8 +315,11 @@ class _Admin:
     def _role_of(self, user: str) -> str:
         headers = {"X-User-Id": user, "Content-Type": "application/json"}
         request = urllib.request.Request(self._base + PATH, data=b'{"features":{}}', headers=headers)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return str(answer.headers.get("X-Model-Role", ""))
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return str(answer.headers.get("X-Model-Role", ""))
+        except OSError as error:
+            raise PeerError(f"asking the model: {error}") from error
 
     def _poll(self, path: str, done: Callable[[object], bool], deadline_s: float) -> None:
         until = time.monotonic() + deadline_s

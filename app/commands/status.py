@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import typer
@@ -29,13 +30,13 @@ def status(
     missing: dict[str, str] = {}
     with Gateway.at(url, token, data_dir) as gateway:
         code, ready = gateway.look("/readyz")
-        models = listed(_if_there(lambda: gateway.get("/admin/models"), "models", missing), "models")
+        models = listed(_if_there(partial(gateway.get, "/admin/models"), "models", missing), "models")
         names = [str(model.get("name")) for model in models]
         health = {
-            name: _if_there(lambda name=name: gateway.get(model_path(name, "health")), "health", missing)
+            name: _if_there(partial(gateway.get, model_path(name, "health")), "health", missing)
             for name in names
         }
-        accounting = _if_there(lambda: gateway.get("/admin/accounting"), "accounting", missing)
+        accounting = _if_there(partial(gateway.get, "/admin/accounting"), "accounting", missing)
     if as_json:
         parts = {"models": models, "health": health, "accounting": accounting, "missing": missing}
         output.emit({"ready": code == 200, "readyz": ready, **parts})

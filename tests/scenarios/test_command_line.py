@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from app.cli import main
 from tests.client import load, post
 from tests.misbehaving import MisbehavingUpstream
 from tests.system import ROOT, RunningGateway, free_port, running_gateway
@@ -19,37 +20,27 @@ from tests.worker import eventually
 
 
 class Shell:
-    """Runs `model-gateway` beside the gateway, which lets it find the admin token."""
+    """Runs `model-gateway` in the gateway's directory, where it finds the admin token."""
 
-    def __init__(self, gateway: RunningGateway) -> None:
+    def __init__(self, gateway: RunningGateway, capsys: pytest.CaptureFixture[str]) -> None:
         self.gateway = gateway
+        self._capsys = capsys
 
     def __call__(self, *arguments: str, expect: int = 0) -> str:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "GATEWAY_URL": self.gateway.url,
-            "NO_COLOR": "1",
-        }
-        done = subprocess.run(
-            [sys.executable, "-m", "app", *arguments],
-            cwd=self.gateway.directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == expect, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stdout
+        self._capsys.readouterr()
+        status = main(arguments)
+        out, err = self._capsys.readouterr()
+        assert status == expect, (arguments, status, out, err)
+        return out
 
     def json(self, *arguments: str, expect: int = 0) -> Any:
         return json.loads(self(*arguments, "--json", expect=expect))
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
+def shell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Shell]:
     with MisbehavingUpstream() as v1, MisbehavingUpstream() as v2:
         models = {
             "credit": {
@@ -64,7 +55,9 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
             }
         }
         with running_gateway(tmp_path, models, port=free_port()) as gateway:
-            yield Shell(gateway)
+            monkeypatch.chdir(tmp_path)
+            monkeypatch.setenv("GATEWAY_URL", gateway.url)
+            yield Shell(gateway, capsys)
 
 
 async def predictions(gateway: RunningGateway, count: int) -> list[tuple[str, str]]:

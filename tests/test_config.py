@@ -11,9 +11,12 @@ import yaml
 
 from app import config
 from app.config import Settings, load
+from app.config.consistency import METRICS, RESERVED
 from app.domain.model import Model, RoutingKey, Version
+from app.domain.performance.tally import for_task
 from app.domain.policy import AuthPolicy, JournalPolicy, ServerPolicy, Token
 from app.errors import ConfigurationError
+from app.proxy.plane import RESERVED as PLANE_RESERVED
 
 MINIMAL = """
 models:
@@ -433,7 +436,13 @@ def test_each_wrong_key_outside_the_models(tmp_path: Path, text: str, where: str
         ("evidence: {margin: 0.5}", "evidence.margin", "at least 1"),
         ("labels: {horizon_s: -5}", "labels.horizon_s", "at least 0"),
         ("retraining: {strategy: schedule}", "retraining.every_s", "needed for strategy: schedule"),
-        ("retraining: {baseline: 0.9}", "retraining.metric", "needed with a baseline"),
+        ("retraining: {baseline: 0.9}", "task", "is none, which has no metrics"),
+        ("{task: binary, retraining: {metric: f11}}", "retraining.metric", "did you mean f1?"),
+        (
+            "{task: regression, retraining: {metric: f1}}",
+            "retraining.metric",
+            "use one of mae, rmse, mape, r2",
+        ),
         ("retraining: {webhook: 'file:///etc'}", "retraining.webhook", "no http or https URL"),
         (
             "retraining: {performance_threshold: 0.2, critical_threshold: 0.1}",
@@ -473,6 +482,18 @@ def test_each_wrong_key_of_a_model(tmp_path: Path, changes: str, where: str, say
 def test_prefixes_beside_the_gateways_own_are_allowed(tmp_path: Path, prefix: str) -> None:
     (model,) = config.models(loaded(tmp_path, MINIMAL + f"    match: {{path_prefix: {prefix}}}\n"))
     assert model.match.path_prefix == prefix
+
+
+def test_the_gateways_own_paths_are_those_the_data_plane_keeps() -> None:
+    assert {segment.strip("/") for segment in PLANE_RESERVED} == set(RESERVED)
+
+
+@pytest.mark.parametrize("task", list(METRICS))
+def test_the_metrics_that_can_be_named_are_those_that_are_measured(task: str) -> None:
+    """All but the noise floor of the calibration error, which is no goal."""
+    tally = for_task(task)
+    measured = {figure.name for figure in tally.figures()} - {"ece_noise"} if tally else set()
+    assert set(METRICS[task]) == measured
 
 
 def two_models(one: str, two: str) -> str:

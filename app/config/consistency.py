@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from difflib import get_close_matches
 from urllib.parse import unquote
 
 from app.config.document import Keys
@@ -23,6 +24,14 @@ RESERVED = (
     "ui",
 )
 """First path segments that are the gateway's own."""
+
+METRICS = {
+    "binary": ("accuracy", "precision", "recall", "f1", "roc_auc", "log_loss", "brier", "ece"),
+    "multiclass": ("accuracy", "precision_macro", "recall_macro", "f1_macro", "brier"),
+    "regression": ("mae", "rmse", "mape", "r2"),
+    "none": (),
+}
+"""What `app.domain.performance` measures, by task; named here so that a start does not load numpy."""
 
 Fault = tuple[Keys, str]
 
@@ -165,11 +174,21 @@ def _policies(where: Keys, model: ModelSection) -> Iterator[Fault]:
             (*where, "retraining", "every_s"),
             "is needed for strategy: schedule; give the seconds between two trainings",
         )
-    if retraining.baseline is not None and retraining.metric is None:
+    yield from _metric(where, model)
+
+
+def _metric(where: Keys, model: ModelSection) -> Iterator[Fault]:
+    metric, baseline = model.retraining.metric, model.retraining.baseline
+    known = METRICS[model.task]
+    if not known and (metric is not None or baseline is not None):
         yield (
-            (*where, "retraining", "metric"),
-            "is needed with a baseline; name the metric that it is a value of, such as f1",
+            (*where, "task"),
+            "is none, which has no metrics; name the task, or leave out metric and baseline",
         )
+    elif metric is not None and metric not in known:
+        close = get_close_matches(metric, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
+        yield (*where, "retraining", "metric"), f"{shown(metric)} is no metric of task {model.task}; {hint}"
 
 
 def _overlaps(settings: Settings) -> Iterator[Fault]:

@@ -15,11 +15,11 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.peers import chart, install, report
+from benchmarks.peers import chart, install, report, snapshot
 from benchmarks.peers.cells import CELLS, Cell, Shape
-from benchmarks.peers.contenders import ROOT
 from benchmarks.peers.measure import Bench, Sample, measure
 from benchmarks.peers.processes import Child, PeerError
+from benchmarks.peers.snapshot import ROOT
 
 CACHE = ROOT / ".cache" / "peers"
 
@@ -88,6 +88,9 @@ def run(options: argparse.Namespace) -> report.Results:
     failures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="run-", dir=CACHE) as name:
         directory = Path(name)
+        remark = snapshot.take(directory / "code")
+        if remark:
+            say(remark)
         upstream = [sys.executable, "-m", "benchmarks.peers.upstream"]
         with Child(
             upstream, directory / "upstream.log", cpus=load_cpus, cwd=ROOT, stdout=subprocess.PIPE
@@ -112,6 +115,7 @@ def run(options: argparse.Namespace) -> report.Results:
         rounds=options.rounds,
         seconds=options.seconds,
         pinned=proxy_cpus is not None,
+        data_plane=remark or "compiled",
         paced_rate=bench.paced_rate,
         failures=failures,
         samples=samples,

@@ -52,6 +52,7 @@ CELLS = (
         "model-gateway, journal + metrics, no canary, no shadow",
         Gateway(canary=False, shadow=False),
     ),
+    Cell("ours-interpreted", "the same as `ours`, data plane not compiled", Gateway(compiled=False)),
     Cell("ours-1000-models", "model-gateway, 1,000 models, split + shadow", Gateway(models=1000)),
     Cell("ours-two-workers", "model-gateway, two workers, split + shadow", Gateway(workers=2)),
     Cell("direct-20ms", "model server, no proxy, 20 ms", None, slow=True),

@@ -16,10 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.peers import snapshot
 from benchmarks.peers.install import Tools
 from benchmarks.peers.processes import PeerError
+from benchmarks.peers.snapshot import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PATH = "/models/credit/predict"
 CANARY_PERCENT = 10
 
@@ -29,7 +30,7 @@ class Place:
     """Where a contender runs: an empty directory, its port, and the ports of the model servers."""
 
     directory: Path
-    code: Path  # holds the package `app` as it was when the benchmark began
+    code: Path  # of the gateway, as `snapshot.take` left it
     port: int
     production: int
     canary: int
@@ -196,6 +197,7 @@ class Gateway:
 
     models: int = 1
     workers: int = 1
+    compiled: bool = True  # the data plane, when `make compiled` has been run
     canary: bool = True
     shadow: bool = True
     # Wide, because the peers do not bound theirs: a gateway that drops its shadows would look cheap.
@@ -232,7 +234,13 @@ class Gateway:
                 admin.call("PATCH", "/admin/models/credit/flags", flags)
                 admin.wait_canary()
 
-        return Launch(command, _gateway_role, {"PYTHONPATH": str(gateway_tree())}, ready, admin.wait_drained)
+        return Launch(
+            command,
+            _gateway_role,
+            {"PYTHONPATH": str(snapshot.tree(place.code, compiled=self.compiled))},
+            ready,
+            admin.wait_drained,
+        )
 
     def _model(self, name: str, place: Place) -> dict[str, object]:
         ports = {"v1": place.production, "v2": place.canary, "v3": place.shadow}
@@ -251,12 +259,6 @@ class Gateway:
         if self.shadow:
             model["shadow"] = {"versions": ["v3"], "sample": 1.0, "max_concurrency": self.shadow_concurrency}
         return model
-
-
-def gateway_tree() -> Path:
-    """The gateway as it is deployed: with its data plane compiled (`make compiled`), else the plain sources."""
-    compiled = ROOT / ".cache" / "compiled"
-    return compiled if (compiled / "app").is_dir() else ROOT
 
 
 def _gateway_role(line: str) -> str:

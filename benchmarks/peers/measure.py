@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from benchmarks.peers.cells import CONNECTIONS, MANY, Cell, Shape
-from benchmarks.peers.contenders import PATH, ROOT, Launch, Place
+from benchmarks.peers.contenders import PATH, Launch, Place
 from benchmarks.peers.install import Tools
 from benchmarks.peers.load import DRAIN_S
 from benchmarks.peers.processes import (
@@ -30,6 +30,7 @@ from benchmarks.peers.processes import (
     pin,
     tree,
 )
+from benchmarks.peers.snapshot import ROOT
 from benchmarks.peers.traffic import Load, write_script, wrk
 from benchmarks.peers.upstream import VERSIONS
 
@@ -88,7 +89,7 @@ class Bench:
         home = self.directory / f"{self._started:03d}-{cell.name}"
         home.mkdir()
         production, canary, shadow = (self.ports[f"{speed}-{version}"] for version in VERSIONS)
-        place = Place(home, free_port(), production, canary, shadow)
+        place = Place(home, self.directory / "code", free_port(), production, canary, shadow)
         launch = cell.contender(self.tools, place)
         with Child(launch.command, home / "log", cpus=self.proxy_cpus, cwd=home, env=launch.env) as child:
             child.wait_listening(place.port)

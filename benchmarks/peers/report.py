@@ -28,6 +28,7 @@ class Results(TypedDict):
     rounds: int
     seconds: float
     pinned: bool
+    data_plane: str  # "compiled", or why it is not
     paced_rate: float
     failures: list[str]
     samples: list[Sample]
@@ -173,7 +174,7 @@ contender writes an access log; the gateway writes its journal. *Shadowed* is th
 that reached the shadow version: a proxy that drops its shadows would look cheap, and its goal is then
 `invalid`. nginx opens a connection for each mirrored request, because it never reads the mirrored
 answer's body; that is part of what its mirror costs (*connections a request*). The gateway's control
-mirror is off: the peers do not repeat canary requests either.
+mirror is off: the peers do not repeat canary requests either. {data_plane}
 
 ## Goals
 
@@ -217,6 +218,12 @@ def _place(results: Results) -> str:
     return "Nothing is pinned; contender, load generator and model servers share the cores."
 
 
+def _data_plane(results: Results) -> str:
+    if results["data_plane"] == "compiled":
+        return "The gateway's data plane is compiled (`make compiled`), in `ours-interpreted` it is not."
+    return f"The gateway's data plane runs interpreted: {results['data_plane']}."
+
+
 def markdown(results: Results, chart: str) -> str:
     """The page for the docs. `chart` is the file name of the SVG beside it."""
     samples = results["samples"]
@@ -229,6 +236,7 @@ def markdown(results: Results, chart: str) -> str:
         seconds=figure(results["seconds"]),
         paced=f" Paced cells: an open loop of {rate} requests/s." if results["paced_rate"] else "",
         place=_place(results),
+        data_plane=_data_plane(results),
         goals=_markdown_table(GOAL_HEADS, goal_rows(samples)),
         chart=chart,
         cells=_markdown_table(CELL_HEADS, cell_rows(samples)),

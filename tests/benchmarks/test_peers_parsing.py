@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from benchmarks.peers import chart, goals, report, traffic
+from benchmarks.peers import chart, goals, report, snapshot, traffic
 from benchmarks.peers.__main__ import selected
 from benchmarks.peers.cells import CELLS
 from benchmarks.peers.load import percentile
@@ -168,6 +169,7 @@ def test_the_page_and_the_chart_show_each_measured_cell() -> None:
         rounds=1,
         seconds=1.0,
         pinned=True,
+        data_plane="compiled",
         paced_rate=100.0,
         failures=["ours, round 1: broke\nlong story"],
         samples=samples,
@@ -177,5 +179,25 @@ def test_the_page_and_the_chart_show_each_measured_cell() -> None:
     assert "broke" in page
     assert "long story" not in page
     drawing = chart.svg(samples)
-    assert drawing.count("text-anchor") == len(chart.bars(samples)) == 9
+    assert drawing.count("text-anchor") == len(chart.bars(samples)) == 10
     assert "not measured" not in report.text(results | {"samples": samples[:2]})
+
+
+def test_extensions_compiled_from_other_sources_are_never_measured(tmp_path: Path) -> None:
+    sources, built = tmp_path / "sources", tmp_path / "built"
+    for home in (sources, built):
+        (home / "app").mkdir(parents=True)
+        (home / "app" / "plane.py").write_text("x = 1\n")
+    assert "not compiled" in snapshot.take(tmp_path / "none", sources, built)
+    assert snapshot.tree(tmp_path / "none", compiled=True) == tmp_path / "none" / "plain"
+    (built / "app" / "plane.cpython-311.so").write_bytes(b"C")
+    (built / "abc__mypyc.so").write_bytes(b"C")
+    assert snapshot.take(tmp_path / "fresh", sources, built) == ""
+    assert {p.name for p in (tmp_path / "fresh" / "compiled").rglob("*.so")} == {
+        "plane.cpython-311.so",
+        "abc__mypyc.so",
+    }
+    assert snapshot.tree(tmp_path / "fresh", compiled=False) == tmp_path / "fresh" / "plain"
+    (sources / "app" / "plane.py").write_text("x = 2\n")
+    assert "older than app/plane.py" in snapshot.take(tmp_path / "stale", sources, built)
+    assert not (tmp_path / "stale" / "compiled").exists()

@@ -36,7 +36,7 @@ Reason = Annotated[str, typer.Option(help="For the audit log")]
 def start(
     model: ModelName,
     candidate_version: Annotated[
-        str | None, typer.Argument(metavar="[CANDIDATE]", show_default=False, help="The version to let in")
+        str | None, typer.Argument(metavar="CANDIDATE", show_default=False, help="The version to let in")
     ] = None,
     candidate: Annotated[str | None, typer.Option(help="The same, as an option")] = None,
     stages: Annotated[str | None, typer.Option(help="Percentages, such as 5,25,100")] = None,

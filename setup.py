@@ -16,6 +16,7 @@ COMPILED = [
     "app/proxy/deadlines.py",
     "app/proxy/exchange.py",
     "app/proxy/fields.py",
+    "app/proxy/guard.py",
     "app/proxy/plane.py",
     "app/proxy/request.py",
     "app/proxy/server.py",

@@ -208,7 +208,7 @@ class Exchange(Relay):
             key=key if key is not None else self.id_text,
             salt=flags.salt,
             forced=forced,
-            guard_stopped=served.stop.until > 0.0 and served.stop.active(request.at),
+            guard_stopped=served.guard.stop_until > 0.0 and served.guard.stopped(request.at),
         )
         self.version = self.assignment.version
         self.role = self.assignment.role
@@ -221,6 +221,11 @@ class Exchange(Relay):
             bool(plane.server.trusted_proxies) and plane.trusts(client.peer),
             b"X-Prediction-Id: " + self.id_text.encode() + b"\r\n",
         )
+
+    @property
+    def place(self) -> float:
+        """Where among all requests this one lies, 0..1, for sampling: by its id, so that it depends on nothing else."""
+        return int.from_bytes(self.id[-4:], "big") / 4294967296.0
 
     def begin(self) -> None:
         """Send the request to the assigned version; the body may still be coming."""
@@ -325,7 +330,7 @@ class Exchange(Relay):
         served = self.served
         seconds = attempt.ended_at - attempt.started_at
         served.track(self.version, "canary", False).record(answer_status(attempt), True, seconds)
-        served.observe(self.version, True, seconds * 1000.0, attempt.ended_at)
+        served.observe(self.version, True, seconds * 1000.0, attempt.ended_at, fair=True)
         self.plane.record(
             shadow_record(
                 self.id,
@@ -351,8 +356,11 @@ class Exchange(Relay):
         seconds = attempt.ended_at - attempt.started_at
         served.track(self.version, self.role, self.forced is not None).record(status, is_error, seconds)
         if self.forced is None:
-            served.observe(self.version, is_error, seconds * 1000.0, attempt.ended_at)
+            # Production is tried after a failure of the canary only: no fair sample, unless it stands for the control mirror.
+            fair = self.role != "fallback" or served.within_control_budget(self.place)
+            served.observe(self.version, is_error, seconds * 1000.0, attempt.ended_at, fair=fair)
             if is_error and self.role == "fallback":
+                served.guard.forgive()
                 served.track(self.assignment.version, "canary", False).shared_errors += 1
         self._journal(attempt, status, body, ended, error)
 

@@ -69,6 +69,7 @@ class Link:
         self._wall_s = wall_s
         self._wire: _Wire | None = None
         self._unsent_trips: list[GuardTrip] = []
+        self._last_tick = 0
         self.plane: Plane
         self.shadows: Shadows
 
@@ -107,7 +108,8 @@ class Link:
                 tick = track.since_last(flags.canary_percent, flags.revision, flags.rollout_id)
                 if tick is not None:
                     ticks.append(tick)
-        second = int(self._wall_s())
+        # Each tick counts once, by its number: several within one second get numbers of their own.
+        self._last_tick = second = max(self._last_tick + 1, int(self._wall_s()))
         if ticks:
             self._send(Tick(second, ticks))
         pairs = self.shadows.take_pairs()
@@ -116,6 +118,7 @@ class Link:
         self._send_totals(0)
 
     def guard_tripped(self, trip: GuardTrip) -> None:
+        self.publish()  # what it is about comes first
         if not self._send(trip) and len(self._unsent_trips) < TRIPS:
             self._unsent_trips.append(trip)
 

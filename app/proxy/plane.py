@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-import math
 import os
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from http.cookies import CookieError, SimpleCookie
@@ -20,7 +18,6 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs
 
 from app.domain.flags import Flags, initial
-from app.domain.guard import HealthConfig, HealthWindow
 from app.domain.model import Model, Version
 from app.domain.policy import AuthPolicy, ServerPolicy
 from app.domain.prediction import PredictionIds
@@ -29,6 +26,7 @@ from app.journal.writer import Writer
 from app.link.messages import GuardTrip
 from app.protocols.json_paths import compile_key_path
 from app.proxy.fields import VIA
+from app.proxy.guard import LocalGuard, Trip
 from app.proxy.redaction import Redactor
 from app.proxy.request import Request
 from app.proxy.statistics import Statistics, Track
@@ -48,8 +46,6 @@ RESERVED = frozenset(
         "ui",
     )
 )
-GUARD_STOP_S = 30.0
-WORSE_P = 1e-3  # `enforce_if_worse` acts below this
 
 
 class Client(Protocol):
@@ -97,8 +93,11 @@ class Served:
             and same
             and (before.flags.rollout_id, before.flags.candidate) == (flags.rollout_id, flags.candidate)
         )
-        self.windows: dict[str, HealthWindow] = before.windows if keep and before is not None else {}
-        self.stop: GuardStop = before.stop if keep and before is not None else GuardStop()
+        self.guard: LocalGuard = (
+            before.guard
+            if keep and before is not None and before.model.guard == model.guard
+            else LocalGuard(model.guard, flags.candidate, flags.production)
+        )
         self.strip = len(model.match.path_prefix.rstrip("/")) if model.match.strip else 0
         self.shadow_versions = (
             tuple(
@@ -192,59 +191,21 @@ class Served:
 
     # ---- the local guard
 
-    def window(self, version: str) -> HealthWindow:
-        window = self.windows.get(version)
-        if window is None:
-            guard = self.model.guard
-            config = HealthConfig(guard.error_rate, guard.latency_p99_ms, guard.window, guard.min_requests)
-            window = self.windows[version] = HealthWindow(config)
-        return window
+    def observe(self, version: str, is_error: bool, latency_ms: float, now: float, *, fair: bool) -> None:
+        trip = self.guard.observe(version, is_error, latency_ms, now, fair=fair)
+        if trip is not None:
+            self.plane.guard_tripped(self, trip)
 
-    def observe(self, version: str, is_error: bool, latency_ms: float, now: float) -> None:
-        """Each version's window; a candidate's window that trips stops its share here and now and tells the controller."""
-        window = self.window(version)
-        window.record(is_error, latency_ms)
-        if version != self.canary or self.model.guard.mode in ("off", "advisory"):
-            return
-        trips, reason = window.should_rollback()
-        if not trips or self.stop.active(now):
-            return
-        if self.model.guard.mode == "enforce_if_worse" and not self._worse(
-            window, self.window(self.flags.production)
-        ):
-            return
-        self.stop.until = now + GUARD_STOP_S
-        self.plane.guard_tripped(self, version, reason, window)
-        del self.windows[version]  # after the stop it begins afresh
+    def within_control_budget(self, place: float) -> bool:
+        """Whether the request at this place (0..1, by its id) is compared with production.
 
-    def _worse(self, canary: HealthWindow, production: HealthWindow) -> bool:
-        """Whether the canary's bad requests are more than its share of all bad ones (Fisher's exact test, one-sided)."""
-        return (
-            min(
-                fisher(canary.errors, canary.requests, production.errors, production.requests),
-                fisher(canary.slow, canary.requests, production.slow, production.requests),
-            )
-            < WORSE_P
-        )
-
-
-@dataclass(slots=True)
-class GuardStop:
-    """This worker's own stop of the candidate. Short-lived: the controller's flag change confirms it, or it runs out."""
-
-    until: float = 0.0
-
-    def active(self, now: float) -> bool:
-        return now < self.until
-
-
-def fisher(bad_a: int, n_a: int, bad_b: int, n_b: int) -> float:
-    """P(arm a has at least `bad_a` of all bad ones) when which are bad does not depend on the arm (hypergeometric tail)."""
-    bad = bad_a + bad_b
-    everything = math.comb(n_a + n_b, bad)
-    return (
-        sum(math.comb(n_a, k) * math.comb(n_b, bad - k) for k in range(bad_a, min(bad, n_a) + 1)) / everything
-    )
+        `max_share` bounds control calls to a share of all requests, so that production's load grows by no more than that.
+        """
+        control = self.model.canary.control
+        if self.canary is None or place >= control.sample:
+            return False
+        percent = self.flags.canary_percent / 100.0
+        return percent <= control.max_share or place < control.max_share / percent
 
 
 class Plane:
@@ -448,19 +409,28 @@ class Plane:
 
     # ---- guard
 
-    def guard_tripped(self, served: Served, version: str, reason: str, window: HealthWindow) -> None:
+    def guard_tripped(self, served: Served, trip: Trip) -> None:
+        flags = served.flags
         self._guard_listener.guard_tripped(
             GuardTrip(
                 served.name,
-                version,
-                served.flags.rollout_id,
-                served.flags.revision,
-                reason,
-                window.requests,
-                window.errors,
+                flags.candidate or "",
+                flags.rollout_id,
+                flags.revision,
+                trip.reason,
+                trip.requests,
+                trip.errors,
                 self.wall_ns(),
             )
         )
+
+    def close_batches(self, now: float) -> None:
+        """By the clock: what the guards bet on ends here."""
+        for served in self.served.values():
+            if served.canary is not None:
+                trip = served.guard.close_batch(now)
+                if trip is not None:
+                    self.guard_tripped(served, trip)
 
     def sweep(self, now: float) -> None:
         """Close connections to model servers that were idle too long."""

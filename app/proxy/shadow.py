@@ -71,6 +71,8 @@ class Copy:
         served.track(self.version, self.role, False).record(answer_status(attempt), is_error, seconds)
         if attempt.error:
             plane.statistics.count("gateway_shadow_dropped_total", served.name, self.version, attempt.error)
+        if self.role == "control":
+            served.observe(self.version, is_error, seconds * 1000.0, attempt.ended_at, fair=True)
         if self._canary is not None:
             self.shadows.pair(pair_of(served, self._canary_version, self._canary, attempt))
         plane.record(self._record(attempt), "shadow")
@@ -100,31 +102,17 @@ class Shadows:
         plane.mirror = self.mirror
         self.running: dict[tuple[str, str, str], int] = {}
         self.pairs: list[Pair] = []
-        self._canaries: dict[str, int] = {}
-        self._controls: dict[str, int] = {}
 
     def mirror(self, exchange: Exchange, attempt: Attempt) -> None:
         """Called after the answer has left."""
         served = exchange.served
-        place = int.from_bytes(exchange.id[-4:], "big") / 4294967296.0
+        place = exchange.place
         if place < served.model.shadow.sample:
             for version in served.shadow_versions:
                 if version != exchange.version:
                     self._start(exchange, version, "shadow", None)
-        if (
-            exchange.role == "canary"
-            and exchange.forced is None
-            and self._within_control_budget(served, place)
-        ):
+        if exchange.role == "canary" and exchange.forced is None and served.within_control_budget(place):
             self._start(exchange, served.flags.production, "control", attempt)
-
-    def _within_control_budget(self, served: Served, place: float) -> bool:
-        """`max_share` bounds control calls to a share of all requests, so that production's load grows by no more than that."""
-        control = served.model.canary.control
-        if place >= control.sample or served.canary is None:
-            return False
-        percent = served.flags.canary_percent / 100.0
-        return percent <= control.max_share or place < control.max_share / percent
 
     def _start(self, exchange: Exchange, version: str, role: str, canary: Attempt | None) -> None:
         served = exchange.served

@@ -131,6 +131,7 @@ class Worker:
         while True:
             await asyncio.sleep(SWEEP_S)
             now = plane.loop.time()
+            plane.close_batches(now)
             for connection in [c for c in self.connections if c.deadline < now]:
                 connection.expire()
             beat += 1

@@ -3,8 +3,9 @@ trained on them.
 
 The data are the Wisconsin diagnostic breast cancer set (Wolberg, Street and Mangasarian, 1995; UCI Machine
 Learning Repository, CC BY 4.0), which ships with scikit-learn. Half of its 569 samples train the first
-models. The other half is the field: clients send its samples again and again, each time measured with a
-little noise. Nothing here may know which model answered: the truth of a case comes from the data alone.
+models. The others are patients in the field: clients send their samples again and again, each time measured
+with a little noise; half of them come only later, so that no model has met them before. Nothing here may
+know which model answered: the truth of a case comes from the data alone.
 """
 
 from __future__ import annotations
@@ -45,29 +46,27 @@ class World:
         self.magnification = 1.0
         self._chance = np.random.default_rng(seed)
         order = np.random.default_rng(SPLIT_SEED).permutation(len(data.target))
-        training, field = np.array_split(order, 2)
+        training, self._field, self._later = np.split(order, [len(order) // 2, len(order) * 3 // 4])
         self.training_rows: Matrix = data.data[training]
         self.training_truth: Matrix = data.target[training]
-        self._field_rows: Matrix = data.data[field]
-        self._field_truth: Matrix = data.target[field]
+        self._rows: Matrix = data.data
+        self._truth: Matrix = data.target
         self._noise: Matrix = NOISE * self.training_rows.std(axis=0)
         self._powers = np.array([_power_of_length(name) for name in self.features])
 
+    def meet_later_patients(self) -> None:
+        """From now on cases come from samples that were not in the field before."""
+        self._field = self._later
+
     def cases(self, count: int) -> list[Case]:
         """`count` samples of the field, resampled with noise, at the present magnification."""
-        picks = self._chance.integers(len(self._field_truth), size=count)
-        rows = self._field_rows[picks] + self._noise * self._chance.standard_normal(
-            (count, len(self.features))
-        )
-        rows = np.abs(rows) * self.magnification**self._powers
+        picks = self._chance.choice(self._field, size=count)
+        noise = self._noise * self._chance.standard_normal((count, len(self.features)))
+        rows = np.abs(self._rows[picks] + noise) * self.magnification**self._powers
         return [
             Case(dict(zip(self.features, map(float, row.round(5)), strict=True)), int(truth))
-            for row, truth in zip(rows, self._field_truth[picks], strict=True)
+            for row, truth in zip(rows, self._truth[picks], strict=True)
         ]
-
-    def baseline_rows(self) -> list[dict[str, float]]:
-        """The training samples as feature objects: what drift is measured against."""
-        return [dict(zip(self.features, map(float, row), strict=True)) for row in self.training_rows]
 
 
 def _power_of_length(feature: str) -> int:

@@ -66,10 +66,15 @@ class Screen:
         self.console.print(explanation, style="dim")
 
     def fact(self, text: str) -> None:
-        self.console.print(f"  • {text}", highlight=False)
+        self._line("•", text)
 
     def good(self, text: str) -> None:
-        self.console.print(f"  [green]✓[/] {text}", highlight=False)
+        self._line("[green]✓[/]", text)
+
+    def _line(self, mark: str, text: str) -> None:
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(" ", mark, Text(text))
+        self.console.print(grid)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table = Table(title=title, title_justify="left", title_style="bold", padding=(0, 1))

@@ -142,23 +142,38 @@ class Story:
             "The inputs drift at once. Whether the answers got worse is known when the outcomes arrive.",
         )
         self._world.magnification = MAGNIFIED
+        changed_at = time.monotonic()
+
+        async def drifting() -> Answer | None:
+            drift = await self._gateway.drift()
+            return drift if drift["detected"] else None
+
+        drift = await self._until("drift", drifting, every_s=1.0)
+        self._screen.fact(
+            f"after {time.monotonic() - changed_at:.1f} s drift of {readings.drifted(drift)}; "
+            f"largest PSI {drift['severity']:.2f}"
+        )
 
         async def decided() -> Answer | None:
             decision = await self._gateway.decide_retraining()
             return decision if decision["should_retrain"] else None
 
         decision = await self._until("a decision to retrain", decided, every_s=1.0)
-        drift = await self._gateway.drift()
-        self._screen.fact(f"drifted: {readings.drifted(drift)}; largest PSI {drift['severity']:.2f}")
-        self._screen.good(f"retrain, urgency {decision['urgency']}: {decision['reason']}")
-        self._measured["decision to retrain"] = decision["urgency"]
+        seconds = time.monotonic() - changed_at
+        self._screen.good(
+            f"after {seconds:.1f} s: retrain, urgency {decision['urgency']}: {decision['reason']}"
+        )
+        self._measured["world changed to decision to retrain"] = f"{seconds:.1f} s ({decision['urgency']})"
 
     async def closed_loop(self) -> None:
         self._screen.chapter(
-            "6. The loop closes: v4, trained on what the gateway collected, recent days weighing most",
-            "Export, train, register, shadow, canary, promotion: the cycle begins again.",
+            "6. The loop closes: v4 learns from what the gateway collected",
+            "Export with recent days weighing most, train, register, shadow, canary, promotion. "
+            "From here on the samples come from patients that no model has met.",
         )
-        url = await self._children.serve(await self._retrain("v4"))
+        model = await self._retrain("v4")
+        self._world.meet_later_patients()
+        url = await self._children.serve(model)
         await self._gateway.register("v4", url, {"trained_on": "the gateway's training-set export"})
         await self._gateway.set_shadow(["v4"], "compare v4 before its canary")
         await self._compare("v4", 200)

@@ -29,8 +29,8 @@ export function lines({ title, series, format, threshold, minimum = 0, atLeast =
         series.map((one) => h("path", { key: one.name, class: `line tone-${one.tone}`, d: path(one.points, x, y) }))),
       h("span", { class: "tick top" }, format(top)),
       h("span", { class: "tick bottom" }, format(bottom)),
-      h("span", { class: "tick left" }, `${Math.round(to - from)} s ago`),
-      h("span", { class: "tick right" }, "now")),
+      h("span", { class: "tick left" }, ago(from)),
+      h("span", { class: "tick right" }, ago(to))),
     legend([...series.map((one) => ({ tone: one.tone, text: `${one.name} ${format(lastValue(one.points))}` })),
       ...(threshold ? [{ tone: "threshold", text: threshold.name }] : [])]),
   ]);
@@ -121,6 +121,13 @@ function figure(title, label, content) {
 
 function empty(title, why) {
   return h("figure", { class: "chart" }, h("figcaption", null, title), h("p", { class: "empty" }, why));
+}
+
+function ago(time) {
+  const seconds = Date.now() / 1000 - time;
+  if (seconds < 5) return "now";
+  if (seconds < 120) return `${Math.round(seconds)} s ago`;
+  return seconds < 7200 ? `${Math.round(seconds / 60)} min ago` : `${Math.round(seconds / 3600)} h ago`;
 }
 
 function lastValue(points) {

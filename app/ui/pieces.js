@@ -13,7 +13,7 @@ export const card = (title, ...content) => h("section", { class: "card" }, title
 /** `columns`: [{name, of: row => content, numeric}]. */
 export function table(columns, rows, { caption, empty = "nothing yet", key } = {}) {
   if (!rows || rows.length === 0) return h("p", { class: "empty" }, empty);
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption ?? columns[0].name },
+  return h("div", { class: "scroll" },
     h("table", null,
       caption && h("caption", null, caption),
       h("thead", null, h("tr", null, columns.map((column) => h("th", { scope: "col", class: column.numeric ? "n" : "" }, column.name)))),

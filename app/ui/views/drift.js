@@ -36,17 +36,25 @@ export const driftView = {
           })),
         }),
         h("p", { class: "note" }, "Drift warns and asks for a look at the outcomes; it never rolls anything back by itself.")),
-      h("section", { class: "card wide" }, h("h2", null, "Every test"), table([
-        { name: "Feature", of: named },
-        { name: "Test", of: (row) => row.test },
-        { name: "Statistic", numeric: true, of: (row) => number(row.statistic) },
-        { name: "Threshold", numeric: true, of: (row) => number(row.threshold) },
-        { name: "n", numeric: true, of: (row) => number(row.n) },
-        { name: "Verdict", of: (row) => badge(...(VERDICTS[row.verdict] ?? [row.verdict])) },
-        { name: "Why", of: (row) => row.reason },
-      ], ranked, { key: (row) => `${row.feature} ${row.test} ${row.window ?? ""}`, empty: "No reference data yet: upload them with POST /admin/models/…/baseline." })));
+      h("section", { class: "card wide" },
+        h("h2", null, "Findings"),
+        tests(ranked.filter((row) => row.verdict === "drift"), "none"),
+        h("details", null, h("summary", null, `All ${ranked.length} tests`),
+          tests(ranked, "No reference data yet: upload them with POST /admin/models/…/baseline."))));
   },
 };
+
+function tests(rows, empty) {
+  return table([
+    { name: "Feature", of: named },
+    { name: "Test", of: (row) => row.test },
+    { name: "Statistic", numeric: true, of: (row) => number(row.statistic) },
+    { name: "Threshold", numeric: true, of: (row) => number(row.threshold) },
+    { name: "n", numeric: true, of: (row) => number(row.n) },
+    { name: "Verdict", of: (row) => badge(...(VERDICTS[row.verdict] ?? [row.verdict])) },
+    { name: "Why", of: (row) => row.reason },
+  ], rows, { key: (row) => `${row.feature} ${row.test} ${row.window}`, empty });
+}
 
 function ratio({ statistic, threshold }) {
   return threshold > 0 ? statistic / threshold : 0;

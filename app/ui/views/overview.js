@@ -1,9 +1,9 @@
 // All models at a glance: is anything being rolled out, is anything wrong?
 
-import { number, split } from "../charts.js";
+import { milliseconds, number, percent, split } from "../charts.js";
 import { h } from "../dom.js";
-import { badge, waiting } from "../pieces.js";
-import { metricsPath, nowAnswering, readMetrics } from "./traffic.js";
+import { badge, table, waiting } from "../pieces.js";
+import { metricsPath, nowAnswering, ratesOf, readMetrics } from "./traffic.js";
 
 export const overviewView = {
   title: "Models",
@@ -33,11 +33,22 @@ function modelCard(model) {
       parts,
       note: `${number(perSecond, perSecond < 10 ? 1 : 0)} requests a second; production ${flags.production}` +
         (shadows.length ? `; shadow ${shadows.join(", ")}` : ""),
-    }));
+    }),
+    roles(name));
 }
 
 function statusBadge(flags) {
   if (flags.candidate && flags.canary_enabled) return badge(`${flags.candidate} at ${flags.canary_percent} %`, "warn");
   if (flags.disabled_versions.length) return badge(`${flags.disabled_versions.join(", ")} disabled`, "warn");
   return badge("steady", "good");
+}
+
+function roles(model) {
+  return table([
+    { name: "Version", of: (row) => row.version },
+    { name: "as", of: (row) => row.role },
+    { name: "a second", numeric: true, of: (row) => number(row.perSecond, 1) },
+    { name: "errors", numeric: true, of: (row) => percent(row.errorRate) },
+    { name: "p99", numeric: true, of: (row) => milliseconds(row.p99) },
+  ], ratesOf(model).filter((row) => row.perSecond > 0), { key: (row) => `${row.version} ${row.role}`, empty: "no requests now" });
 }

@@ -44,7 +44,7 @@ function decision(row) {
       ["now", `${number(inputs.performance_current)}${inputs.performance_note ? ` (${inputs.performance_note})` : ""}`],
       ["at training", number(inputs.performance_baseline)],
       ["drift", inputs.drift_detected == null ? "not known" : inputs.drift_detected ? `yes, PSI ${number(inputs.drift_severity)}` : "no"],
-      ["rule", `${inputs.policy.strategy}: drop of ${percent(inputs.policy.performance_threshold)} with drift, ${percent(inputs.policy.critical_threshold)} alone`],
+      ["rule", `${inputs.policy.strategy}: retrain at a drop of ${percent(inputs.policy.performance_threshold)}, critical at ${percent(inputs.policy.critical_threshold)}`],
     ]),
   ];
 }

@@ -23,7 +23,7 @@ export const rolloutView = {
   arrived(name, { data, history }) {
     if (name !== "rollout") return;
     const { rollout } = data;
-    if (rollout.evidence) history.add(`evidence/${rollout.id}`, rollout.evidence.log_e);
+    if (rollout.evidence && isOpen(rollout)) history.add(`evidence/${rollout.id}`, rollout.evidence.log_e);
     const news = `${rollout.id} ${rollout.state}`;
     if (announced && news !== announced) announce(`${rollout.candidate} is ${rollout.state.replace("_", " ")}: ${rollout.reason}`);
     announced = news;
@@ -131,12 +131,19 @@ function evidence(here, rollout) {
       words: `log e ${number(logE, 2)} of ${number(threshold, 2)}` + (figures.decisive_metric ? `; mostly ${figures.decisive_metric}` : ""),
     }),
     lines({
-      title: "Since this page is open",
-      series: [{ name: "log e", tone: 0, points: here.history.points(`evidence/${rollout.id}`) }],
+      title: "Since the rollout began",
+      series: [{ name: "log e", tone: 0, points: evidencePoints(here, rollout) }],
       format: (value) => number(value, 2),
       threshold: { value: threshold, name: `roll back at ${number(threshold, 2)}` },
     }),
     h("p", { class: "note" }, "Odds of e to 1 against “no worse than production”. The rollout ends when they pass the threshold, whenever one looks."));
+}
+
+/** What the events recorded, then what this page has seen since. */
+function evidencePoints({ history }, { id, events: list = [] }) {
+  const recorded = list.filter((event) => event.figures?.log_e != null).map((event) => [Date.parse(event.at) / 1000, event.figures.log_e]);
+  const last = recorded.at(-1)?.[0] ?? 0;
+  return [...recorded, ...history.points(`evidence/${id}`).filter(([at]) => at > last)];
 }
 
 function events(list) {

@@ -27,6 +27,9 @@ export function readMetrics({ data, history, models }) {
   }
 }
 
+/** What each version did in each role in the last seconds. */
+export const ratesOf = (model) => rates.of(model);
+
 /** Who answers clients now, as parts for `split`, and the requests a second. */
 export function nowAnswering(model, tone) {
   const rows = rates.of(model).filter((row) => row.toClients);
@@ -74,7 +77,7 @@ export const trafficView = {
         lines({ title: "Latency of the slowest hundredth (p99)", series: series("p99"), format: milliseconds, atLeast: 1 })),
       h("section", { class: "card" },
         lines({ title: "Median latency", series: series("p50"), format: milliseconds, atLeast: 1 })),
-      h("section", { class: "card wide" }, h("h2", null, "Each version, last minutes"),
+      h("section", { class: "card wide" }, h("h2", null, "Each version in each role, last minute"),
         data.health ? healthTable(data.health, tone) : waiting(live, "health")));
   },
 };
@@ -92,7 +95,6 @@ function healthTable(health, tone) {
   ], health.versions, { key: (row) => `${row.version} ${row.role}`, empty: "no requests lately" });
 }
 
-function guardBadge({ guard }) {
-  if (!guard) return "–";
-  return guard.tripped ? [badge("tripped", "bad"), " ", guard.reason] : badge("quiet", "good");
+function guardBadge({ guard_tripped: tripped, guard_reason: reason }) {
+  return tripped ? [badge("tripped", "bad"), " ", reason] : badge("quiet", "good");
 }

@@ -261,7 +261,7 @@ def test_a_body_that_cannot_be_taken_apart_leaves_nothing(
 
 
 def test_a_compressed_body_comes_back_plain_and_redacted() -> None:
-    body = gzip.compress(b'{"ssn":"078-05-1120","kept":1}')
+    body = gzip.compress(b'{"ssn":"078-05-1120","kept":1}', mtime=0)
     redacted = redact_body(body, "application/json", "json", REDACTION, content_encoding="gzip")
     assert (redacted.body, redacted.content_encoding) == (b'{"kept":1}', "")
 

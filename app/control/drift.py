@@ -8,6 +8,7 @@ judged beside the features.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from app.control.flags import FlagsService
 from app.control.ports import Row, Store
 from app.control.registry import Registry
 from app.domain.drift.reference import Baseline, CategoryReference, NumberReference, hour_of_week
-from app.domain.drift.report import DriftReport, DriftResult, judge
+from app.domain.drift.report import DRIFT, DriftPolicy, DriftReport, DriftResult, judge
 from app.domain.drift.window import LiveWindow
 from app.domain.model import Model
 from app.errors import InvalidError, NotFoundError
@@ -27,12 +28,15 @@ from app.link.messages import Series
 
 PREDICTION = "$prediction"  # stands among the features; no feature path can be named so
 WINDOW = timedelta(days=1)
+DAY = "day"
 MAX_LIVE = 20_000
 MAX_BASELINE = 200_000
 MIN_BASELINE = 100
 MAX_FEATURES = 2000
 KEEP_S = 5.0
 TOP = 20  # features of a model in /metrics
+_POLICY = DriftPolicy(windows_a_day=25)  # at most 24 hours, and the day
+_FROM_ROWS = "window of "
 _DISTRIBUTIONS = frozenset({"psi", "ks", "chi2"})
 
 
@@ -90,7 +94,7 @@ class DriftReports:
         stored = await self._store.recent(model, name, since, MAX_LIVE)
         rows = [_live_row(row) for row in stored]
         hours = [hour_of_week(row["timestamp"].timestamp()) for row in stored]
-        return await self.put_baseline(model, rows, f"window of {name}", metrics, trained_at, hours)
+        return await self.put_baseline(model, rows, f"{_FROM_ROWS}{name}", metrics, trained_at, hours)
 
     async def baseline(self, model: str) -> Row:
         """What the reference is; `NotFoundError` when there is none yet."""
@@ -135,6 +139,8 @@ class DriftReports:
                 "rows": 0,
                 "results": [],
             }, None
+        if stored["source"].startswith(_FROM_ROWS):  # what the reference was made from is no news
+            since = max(since, _instant(stored["at"]))
         rows = await self._store.recent(model, version, since, MAX_LIVE)
         report = await asyncio.to_thread(_compare, stored, rows)
         self._latest[model] = (version, report)
@@ -147,7 +153,7 @@ class DriftReports:
             "reason": "" if report.detected is not None else f"too few rows ({len(rows)}) for a test",
             "cutoff": report.cutoff,
             "drifted": report.drifted,
-            "results": [asdict(one) for one in report.results],
+            "results": [asdict(one) for one in report.results if one.window == DAY or one.verdict == DRIFT],
         }
         return view, report
 
@@ -177,10 +183,35 @@ def _size(result: DriftResult) -> float:
 
 def _compare(stored: Row, rows: Sequence[Row]) -> DriftReport:
     baseline = Baseline.from_state(stored["reference"])
+    windows = [_window(baseline, DAY, rows)]
+    parts = _parts_of_day(rows)
+    if len(parts) > 1:
+        windows += [_window(baseline, name, some) for name, some in parts]
+    return judge(baseline, windows, _POLICY)
+
+
+def _parts_of_day(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Whole hours, joined backwards from the newest until each part has rows enough for a test; named by
+    their first hour.
+    """
+    hours: dict[datetime, list[Row]] = defaultdict(list)
+    for row in rows:
+        hours[row["timestamp"].replace(minute=0, second=0, microsecond=0)].append(row)
+    parts: list[tuple[str, list[Row]]] = []
+    waiting: list[Row] = []
+    for hour in sorted(hours, reverse=True):
+        waiting += hours[hour]
+        if len(waiting) >= _POLICY.min_rows:
+            parts.append((hour.isoformat(), waiting))
+            waiting = []
+    return parts
+
+
+def _window(baseline: Baseline, name: str, rows: Sequence[Row]) -> LiveWindow:
     hours = frozenset(hour_of_week(row["timestamp"].timestamp()) for row in rows)
-    window = LiveWindow(baseline, "last day", hours)
+    window = LiveWindow(baseline, name, hours)
     window.add([_live_row(row) for row in rows])
-    return judge(baseline, [window])
+    return window
 
 
 def _live_row(row: Row) -> dict[str, Any]:

@@ -4,11 +4,15 @@ like any other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from random import SystemRandom
+from statistics import pstdev
 from typing import Any
 
+from app.control import novelty
 from app.control.clock import Clock
 from app.control.outcomes import OutcomeIntake, Receipt
 from app.control.ports import Row, Store
@@ -20,6 +24,7 @@ from app.domain.review import (
     Candidate,
     Selection,
     binary_uncertainty,
+    fingerprint,
     least_confidence,
     select,
 )
@@ -61,7 +66,16 @@ class ReviewDesk:
             for row in await self._store.least_confident(model.name, None, POOL)
         }
         apart = await self._disagreements(model) if "disagreement" in strategies else {}
-        candidates = [_candidate(model, row, apart.get(key)) for key, row in rows.items()]
+        novel: list[float | None] = [None] * len(rows)
+        if "novelty" in strategies:
+            # What has labels is what a model can be trained on: unlike that is new.
+            known = await self._store.labelled(model.name, None, None, None, POOL)
+            novel = await asyncio.to_thread(novelty.scores, _features(known), _features(rows.values()))
+        scale = _scale(_features(rows.values()))
+        candidates = [
+            _candidate(model, row, apart.get(key), score, scale)
+            for (key, row), score in zip(rows.items(), novel, strict=True)
+        ]
         return rows, candidates
 
     async def _disagreements(self, model: Model) -> dict[str, float]:
@@ -106,14 +120,34 @@ class ReviewDesk:
         return {"prediction_id": found, "label": label, "review_finished": done}
 
 
-def _candidate(model: Model, row: Mapping[str, Any], apart: float | None) -> Candidate:
+def _candidate(
+    model: Model, row: Mapping[str, Any], apart: float | None, novel: float | None, scale: Mapping[str, float]
+) -> Candidate:
     confidence, prediction = row["confidence"], row["prediction"]
     uncertainty = least_confidence(confidence)
     if uncertainty is None and model.task == "binary" and isinstance(prediction, float):
         uncertainty = binary_uncertainty(prediction)
     # Of two classes the second best has what the best lacks: the margin follows from the confidence.
     margin = 1.0 - abs(2.0 * confidence - 1.0) if confidence is not None and model.task == "binary" else None
-    return Candidate(str(row["prediction_id"]), uncertainty, margin, None, apart)
+    features = row["features"] or {}
+    alike = fingerprint(features, scale) if features else ""
+    return Candidate(str(row["prediction_id"]), uncertainty, margin, novel, apart, alike)
+
+
+def _features(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [row["features"] or {} for row in rows]
+
+
+def _scale(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Half a standard deviation of each number: rows that fall into the same cell of that size are
+    near-duplicates.
+    """
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                values[name].append(float(value))
+    return {name: pstdev(known) / 10 for name, known in values.items() if len(known) > 1}
 
 
 def _leased(model: str, selection: Selection, reviewer: str, until: Any) -> list[Row]:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from hashlib import sha256
+from math import inf
 from typing import Any
 
 import msgspec
@@ -56,6 +59,8 @@ class TrainingQuery:
     half_life_days: float = 47.0
     flat_days: float = 7.0
     format: str = "csv"
+    # ages count from here, and later labels are left out: the same again gives the same file
+    as_of: datetime | None = None
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -85,8 +90,47 @@ async def export(query: TrainingQuery, store: Store, now: datetime) -> AsyncIter
         yield piece
 
 
+async def manifest(query: TrainingQuery, store: Store, now: datetime) -> Row:
+    """What an export as of `now` holds: its query, its rows by version, its weights, and the SHA-256 of
+    its NDJSON form.
+    """
+    query = replace(query, as_of=query.as_of or now)
+    digest, rows, total = sha256(), 0, 0.0
+    versions: Counter[str] = Counter()
+    smallest, largest = inf, 0.0
+    encode = msgspec.json.Encoder().encode_lines
+    async for chunk in _weighted(query, store, now):
+        digest.update(await asyncio.to_thread(encode, chunk))
+        rows += len(chunk)
+        versions.update(str(row["model_version"]) for row in chunk)
+        weights = [row["sample_weight"] for row in chunk]
+        total += sum(weights)
+        smallest, largest = min([smallest, *weights]), max([largest, *weights])
+    return {
+        "model": query.model.name,
+        "query": {
+            "version": query.version,
+            "since": query.since,
+            "until": query.until,
+            "half_life_days": query.half_life_days,
+            "flat_days": query.flat_days,
+            "as_of": query.as_of,
+        },
+        "rows": rows,
+        "by_version": dict(versions),
+        "sample_weight": {"min": smallest if rows else None, "max": largest if rows else None, "sum": total},
+        "sha256": digest.hexdigest(),
+    }
+
+
 async def _weighted(query: TrainingQuery, store: Store, now: datetime) -> AsyncIterator[list[Row]]:
-    async for rows in store.training_rows(query.model.name, query.since, query.until, query.version):
+    until, now = query.as_of, query.as_of or now
+    async for stored in store.training_rows(query.model.name, query.since, query.until, query.version):
+        rows = [
+            row
+            for row in stored
+            if until is None or (row["timestamp"] <= until and row["ground_truth_timestamp"] <= until)
+        ]
         for row in rows:
             age = max(0.0, (now - row["timestamp"]).total_seconds() / 86_400)
             inverse = min(1.0 / row["propensity"], MAX_WEIGHT) if row["propensity"] > 0 else MAX_WEIGHT

@@ -5,8 +5,10 @@ real store.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -231,9 +233,45 @@ async def test_drift_is_found_in_the_feature_that_moved_and_only_there(tmp_path:
         report = (await client.get(f"{MODEL}/drift")).json()
         assert (report["version"], report["detected"]) == ("v1", True)
         assert {one["feature"] for one in report["results"] if one["verdict"] == "drift"} == {"age"}
-        [age] = [one for one in report["results"] if one["feature"] == "age" and one["test"] == "psi"]
+        [age] = [
+            one
+            for one in report["results"]
+            if (one["feature"], one["test"], one["window"]) == ("age", "psi", "day")
+        ]
         assert age["statistic"] > age["threshold"]
         assert {one["feature"] for one in report["results"]} >= {"age", "region", "vip", "$prediction"}
+
+
+async def test_drift_of_the_last_hours_is_not_drowned_by_the_rest_of_the_day(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        await store_rows(parts.store, rows(3000, seed=7, days=3.0))
+        await client.post(f"{MODEL}/baseline", json={"version": "v1"})
+        parts.clock.turn(DAY)
+        live = rows(6000, seed=8, days=0.9)
+        moved = [
+            replace(
+                row,
+                prediction_id=prediction_id(row.timestamp + timedelta(seconds=DAY), n),
+                timestamp=row.timestamp + timedelta(seconds=DAY),
+            )
+            for n, row in enumerate(live)
+        ]
+        for row in moved[-600:]:
+            assert row.features is not None
+            row.features["age"] += 15.0
+        await store_rows(parts.store, moved)
+        report = (await client.get(f"{MODEL}/drift")).json()
+        assert (report["rows"], report["detected"]) == (6000, True)
+        hours = {one["window"] for one in report["results"] if one["verdict"] == "drift"}
+        assert any(hour.startswith("2026-03-03T1") for hour in hours)
+
+
+async def test_what_the_baseline_was_made_from_is_not_compared_with_itself(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        await store_rows(parts.store, rows(1000))
+        await client.post(f"{MODEL}/baseline", json={"version": "v1"})
+        parts.clock.turn(60.0)
+        assert (await client.get(f"{MODEL}/drift")).json()["rows"] == 0
 
 
 @pytest.mark.parametrize("kind", ["text/csv", "application/x-ndjson", "application/vnd.apache.parquet"])
@@ -438,12 +476,29 @@ async def test_the_training_set_is_narrowed_by_time_and_version(tmp_path: Path) 
         assert 50 <= len((await exported(client, "ndjson", since=since)).splitlines()) <= 53
 
 
+async def test_a_manifest_lets_an_export_be_repeated_byte_for_byte(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        await store_rows(parts.store, rows(300, days=20.0), lambda index: 1.0 if index % 2 else None)
+        made = (await client.get(f"{MODEL}/training-set/manifest")).json()
+        first = await exported(client, "ndjson")
+        assert (made["rows"], made["by_version"]) == (150, {"v1": 150})
+        assert made["sha256"] == hashlib.sha256(first).hexdigest()
+        parts.clock.turn(3 * DAY)
+        later = [prediction(START + timedelta(days=1), 7777)]
+        await store_rows(parts.store, later, lambda _: 1.0)
+        assert await exported(client, "ndjson") != first
+        assert await exported(client, "ndjson", as_of=made["query"]["as_of"]) == first
+
+
 # ---- review
 
 
 async def test_the_least_confident_are_listed_first_and_leased_to_one_reviewer(tmp_path: Path) -> None:
     async with control(tmp_path) as parts, parts.client() as client:
         stored = rows(200, days=0.001)
+        for number, row in enumerate(stored):
+            assert row.features is not None
+            row.features["number"] = number  # no two alike
         await store_rows(parts.store, stored, lambda index: 1.0 if index < 20 else None)
         first = (await client.get(f"{MODEL}/review", params={"limit": 5})).json()
         unlabelled = sorted(row.confidence for row in stored[20:] if row.confidence is not None)
@@ -506,3 +561,33 @@ async def test_disagreement_with_a_shadow_is_a_reason_to_look(tmp_path: Path) ->
         )
         drawn = (await client.get(f"{MODEL}/review", params={"strategy": "disagreement", "limit": 1})).json()
         assert [item["prediction_id"] for item in drawn["items"]] == [apart.prediction_id]
+
+
+async def test_what_lies_where_nothing_was_learned_is_novel(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        await store_rows(parts.store, rows(400, seed=1), lambda _: 1.0)
+        unlabelled = [
+            replace(row, prediction_id=prediction_id(START, 10_000 + n))
+            for n, row in enumerate(rows(100, seed=2))
+        ]
+        strange = {row.prediction_id for row in unlabelled[:5]}
+        for row in unlabelled[:5]:
+            assert row.features is not None
+            row.features["age"] = 400.0 + len(row.prediction_id)
+        await store_rows(parts.store, unlabelled)
+        drawn = (await client.get(f"{MODEL}/review", params={"strategy": "novelty", "limit": 1})).json()
+        assert drawn["items"][0]["prediction_id"] in strange
+        assert drawn["items"][0]["score"] > 2.0
+
+
+async def test_of_near_duplicates_one_is_reviewed_and_stands_for_the_others(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        same = [
+            prediction(START, n, confidence=0.5, features={"age": 40.0, "region": "north"}) for n in range(50)
+        ]
+        other = prediction(START, 999, confidence=0.6, features={"age": 20.0, "region": "south"})
+        await store_rows(parts.store, [*same, other])
+        drawn = (await client.get(f"{MODEL}/review", params={"limit": 10})).json()
+        assert len(drawn["items"]) == 2
+        assert {item["propensity"] for item in drawn["items"]} == {1 / 50, 1.0}
+        assert "48" in drawn["reason"] or "49" in drawn["reason"]

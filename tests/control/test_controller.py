@@ -130,6 +130,7 @@ async def test_a_guard_trip_takes_the_candidate_out_without_waiting_for_the_next
         parts.trip(rollout)
         await until(lambda: parts.flags.current("credit").candidate is None)
         await until(lambda: parts.controller.open_rollout("credit") is None)
+        await parts.controller.look()  # comes after what the trip still has to write
         row = await stored(parts, rollout)
         assert row["state"] == "rolled_back"
         assert row["events"][-1]["figures"]["guard_errors"] == 20

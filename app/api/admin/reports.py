@@ -5,15 +5,16 @@ set. Reads, but for one decision.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime
 
 from app.api.routes import GatewayRoute, Json, needs
 from app.api.services import Parts
-from app.control.training_set import FORMATS, TrainingQuery, export
+from app.control.training_set import FORMATS, TrainingQuery, export, manifest
 
 router = APIRouter(route_class=GatewayRoute, prefix="/admin/models/{model}", tags=["reports"])
 
@@ -69,28 +70,46 @@ async def decide(model: str, parts: Parts) -> Response:
     return Json(await parts.monitor.retraining.evaluate(model))
 
 
-@router.get("/training-set", **needs("read", 404, 422, 503))
-async def training_set(
+def _query(
     model: str,
     parts: Parts,
-    format: Literal["csv", "ndjson", "parquet"] = "ndjson",
     half_life_days: float = 47.0,
     flat_days: float = 7.0,
     since: AwareDatetime | None = None,
     until: AwareDatetime | None = None,
     version: Version = None,
+    as_of: Annotated[
+        AwareDatetime | None,
+        Query(description="ages count from here and later labels are left out; now when not given"),
+    ] = None,
+) -> TrainingQuery:
+    known = parts.registry.model(model)
+    return TrainingQuery(known, version, since, until, half_life_days, flat_days, as_of=as_of)
+
+
+Asked = Annotated[TrainingQuery, Depends(_query)]
+
+
+@router.get("/training-set", **needs("read", 404, 422, 503))
+async def training_set(
+    parts: Parts, query: Asked, format: Literal["csv", "ndjson", "parquet"] = "ndjson"
 ) -> Response:
     """Labelled rows, oldest first, each with `sample_weight` = recency × inverse propensity. A broken-off
     answer is no whole file.
     """
-    query = TrainingQuery(
-        parts.registry.model(model), version, since, until, half_life_days, flat_days, format
-    )
-    pieces = export(query, parts.store, parts.clock.now())
+    pieces = export(replace(query, format=format), parts.store, parts.clock.now())
     first = await anext(pieces)  # an error before the first row is an answer, not a broken file
-    name = f"{model}-training-set.{format}"
+    name = f"{query.model.name}-training-set.{format}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return StreamingResponse(_all(first, pieces), headers=headers, media_type=FORMATS[format])
+
+
+@router.get("/training-set/manifest", **needs("read", 404, 422, 503))
+async def training_set_manifest(parts: Parts, query: Asked) -> Response:
+    """What an export holds: query, rows by version, weights, SHA-256 of its NDJSON. With its `as_of` the
+    export can be repeated.
+    """
+    return Json(await manifest(query, parts.store, parts.clock.now()))
 
 
 async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -1,0 +1,90 @@
+"""How little the rows that were learned from tell about a new one: the local outlier factor (Breunig et
+al., SIGMOD 2000).
+
+Slow enough for a thread. Features are encoded the same way for reference and candidates; what only the
+candidates have counts as far away.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Features = Mapping[str, Any]
+
+NEIGHBOURS = 20
+MIN_REFERENCE = 100
+MAX_CATEGORIES = 20  # of a feature; rarer ones share a column
+MAX_COLUMNS = 500
+FURTHEST = 100.0  # deviations: beyond it further is not stranger, and squares would overflow
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """Numbers in standard deviations, categories as 0 or 1, missing numbers at the mean with a column of
+    their own.
+    """
+
+    numbers: tuple[tuple[str, float, float], ...]  # name, mean, deviation
+    categories: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[Features]) -> Encoding:
+        """Learned from the reference."""
+        numbers, categories = [], []
+        for name in sorted({name for row in rows for name in row}):
+            values = [row.get(name) for row in rows]
+            known = [float(value) for value in values if _is_number(value)]
+            if len(known) * 2 >= len([value for value in values if value is not None]) and known:
+                spread = float(np.std(known))
+                numbers.append((name, float(np.mean(known)), spread if spread > 0 else 1.0))
+            else:
+                counts = Counter(_category(value) for value in values if value is not None)
+                categories.append((name, tuple(label for label, _ in counts.most_common(MAX_CATEGORIES))))
+        return cls(tuple(numbers[:MAX_COLUMNS]), tuple(categories[:MAX_COLUMNS]))
+
+    def matrix(self, rows: Sequence[Features]) -> Floats:
+        """Shape (rows, columns)."""
+        columns: list[Floats] = []
+        for name, mean, spread in self.numbers:
+            values = [row.get(name) for row in rows]
+            apart = np.array([float(v) - mean if _is_number(v) else 0.0 for v in values])
+            columns.append(np.clip(apart / spread, -FURTHEST, FURTHEST))
+            columns.append(np.array([0.0 if _is_number(v) else 1.0 for v in values]))
+        for name, labels in self.categories:
+            given = [_category(value) if (value := row.get(name)) is not None else None for row in rows]
+            columns += [np.array([float(one == label) for one in given]) for label in labels]
+            columns.append(np.array([float(one is not None and one not in labels) for one in given]))
+        return np.column_stack(columns) if columns else np.zeros((len(rows), 1))
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+
+
+def _category(value: Any) -> str:
+    return str(value)[:100]
+
+
+def scores(reference: Sequence[Features], candidates: Sequence[Features]) -> list[float | None]:
+    """One for each candidate: about 1 where the reference is as dense as around its neighbours, larger
+    where it is thinner.
+
+    None for all while the reference is too small to say.
+    """
+    if len(reference) < MIN_REFERENCE or not candidates:
+        return [None] * len(candidates)
+    from sklearn.neighbors import LocalOutlierFactor
+
+    encoding = Encoding.of(reference)
+    model = LocalOutlierFactor(n_neighbors=NEIGHBOURS, novelty=True)
+    model.fit(encoding.matrix(reference))
+    found = -model.score_samples(encoding.matrix(candidates))
+    return [float(score) if isfinite(score) else None for score in found]

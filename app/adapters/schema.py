@@ -202,10 +202,11 @@ journal_writers = sa.Table(
     "journal_writers",
     metadata,
     sa.Column("writer", sa.Text, primary_key=True),
-    _required("host", sa.Text, index=True),
+    _required("host", sa.Text),
     _required("received", sa.BigInteger),
     _required("dropped", Json),
     _required("closed", sa.Boolean),
+    sa.Index("journal_writers_by_host", "host"),
 )
 
 models = sa.Table(

@@ -4,7 +4,7 @@ transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -42,7 +42,7 @@ class ControlState(SqlEngine):
             if (await connection.execute(statement)).rowcount != 1:
                 query = sa.select(table.c.revision).where(table.c.model == flags.model)
                 raise StaleRevisionError(expected_revision, (await connection.execute(query)).scalar() or 0)
-            await connection.execute(_audited(audit))
+            await connection.execute(audited(audit))
         return flags
 
     # ---- models and versions
@@ -99,7 +99,7 @@ class ControlState(SqlEngine):
             await connection.execute(
                 statement.on_conflict_do_update(index_elements=["model", "version"], set_=values)
             )
-            await connection.execute(_audited(audit))
+            await connection.execute(audited(audit))
 
     async def delete_version(self, model: str, version: str, audit: AuditEntry) -> None:
         table = schema.versions
@@ -107,13 +107,13 @@ class ControlState(SqlEngine):
             await connection.execute(
                 sa.delete(table).where(table.c.model == model, table.c.version == version)
             )
-            await connection.execute(_audited(audit))
+            await connection.execute(audited(audit))
 
     # ---- audit
 
     async def append_audit(self, entry: AuditEntry) -> None:
         async with self.write() as connection:
-            await connection.execute(_audited(entry))
+            await connection.execute(audited(entry))
 
     async def audit(self, model: str | None, limit: int) -> list[Row]:
         table = schema.audit_log
@@ -187,12 +187,13 @@ def _instant(at: datetime | float) -> datetime:
     return at if isinstance(at, datetime) else datetime.fromtimestamp(at, UTC)
 
 
-def _flags(row: Mapping[str, Any]) -> Flags:
+def _flags(row: sa.RowMapping) -> Flags:
     values = {key: value for key, value in row.items() if key != "changed_at"}
     values["shadow_versions"] = tuple(row["shadow_versions"])
     values["disabled_versions"] = tuple(row["disabled_versions"])
     return Flags(**values)
 
 
-def _audited(entry: AuditEntry) -> Any:
+def audited(entry: AuditEntry) -> Any:
+    """The statement that writes an audit entry."""
     return sa.insert(schema.audit_log).values(asdict(entry))

@@ -1,425 +1,207 @@
-"""The store in one SQLite file, for one host: the embedded default. One process opens it; writes go one after another.
+"""The embedded store: one SQLite file in WAL mode, one writer, several readers. It brings its own schema up to date.
 
-Write-ahead logging, so that reads and the recorder do not wait for each other. SQLite's own documentation: wal.html, pragma.html.
+A commit is on disk when it returns (`synchronous=FULL`), since the recorder then deletes the journal.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from app.adapters import schema
+from app.adapters import migrations, rows
 from app.adapters.rows import (
     OUTCOME_COLUMNS,
     PREDICTION_COLUMNS,
     SHADOW_COLUMNS,
     SQLITE,
-    encode_batch,
+    Values,
+    json_bytes,
+    json_value,
 )
-from app.adapters.schema import sqlite_time
-from app.adapters.sql_control import ControlState
+from app.adapters.schema import sqlite_scalar, sqlite_time
 from app.adapters.sql_engine import StorePolicy, transaction
-from app.adapters.sql_learning import LearningState
-from app.adapters.sql_records import RecordReads, aliases, period_of
-from app.control.ports import (
-    AuditEntry,
-    Batch,
-    Ledger,
-    Position,
-    PredictionRow,
-    WriterCounts,
-    outcome_subject,
+from app.adapters.sql_outcomes import FOUND_COLUMNS, Found, Period, counts_of, join
+from app.adapters.sql_store import NewOutcomes, SqlStore
+from app.control.ports import Batch
+from app.errors import UnavailableError
+
+# Rows a statement. The driver gives up Python's lock at each statement and may wait 5 ms to have it back, so one row each would crawl
+# while the event loop is busy.
+_ROWS_AT_ONCE = 100
+_KNOWN = "SELECT prediction_id FROM predictions WHERE prediction_id IN (SELECT value FROM json_each(?))"
+_KNOWN_OUTCOMES = "SELECT subject, outcome_id FROM outcomes WHERE subject IN (SELECT value FROM json_each(?))"
+_FOUND = (
+    f"SELECT {', '.join(FOUND_COLUMNS)} FROM predictions "  # noqa: S608  # constants
+    "WHERE prediction_id IN (SELECT value FROM json_each(?))"
 )
-
-_PRAGMAS = (
-    "PRAGMA journal_mode=WAL",
-    "PRAGMA synchronous=NORMAL",  # the journal on disk is deleted only after a commit; a lost last commit is loaded again
-    "PRAGMA busy_timeout=5000",
-    "PRAGMA foreign_keys=ON",
-    "PRAGMA cache_size=-16000",
-    "PRAGMA temp_store=MEMORY",
-)
-_LOOKUP = 500
-_FIRST_LOOK_S, _LAST_LOOK_S = 1.0, 3600.0
-_ERASED = "features = NULL, prediction = NULL, confidence = NULL, routing_key = NULL, request_id = NULL, facts = NULL"
+_LABEL = "UPDATE predictions SET ground_truth = ?, ground_truth_timestamp = ? WHERE prediction_id = ?"
+_BUSY_MS = 5_000  # how long another process (the command line) may hold the file
 
 
-def _insert(table: str, columns: Sequence[str]) -> str:
-    places = ", ".join("?" * len(columns))
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places}) ON CONFLICT DO NOTHING"  # noqa: S608  # constants
-
-
-_INSERT_PREDICTION = _insert("predictions", PREDICTION_COLUMNS)
-_INSERT_SHADOW = _insert("shadow_predictions", SHADOW_COLUMNS)
-_INSERT_OUTCOME = _insert("outcomes", OUTCOME_COLUMNS)
-_COUNT = (
-    "INSERT INTO prediction_counts (model, model_version, period, stored, predictions, labelled) VALUES (?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (model, model_version, period) DO UPDATE SET stored = stored + excluded.stored, "
-    "predictions = predictions + excluded.predictions, labelled = labelled + excluded.labelled"
-)
-
-
-class SqliteStore(ControlState, LearningState, RecordReads):
+class SqliteStore(SqlStore):
     def __init__(self, policy: StorePolicy) -> None:
         super().__init__(policy)
-        path = policy.url.removeprefix("sqlite:///")
-        self._engine = create_async_engine(
-            f"sqlite+aiosqlite:///{path}", pool_size=policy.connections, connect_args={"timeout": 5.0}
-        )
-        sa.event.listen(self._engine.sync_engine, "connect", _prepare)
-        self._writing = asyncio.Lock()
+        path = sa.make_url(policy.url).database
+        if not path or path == ":memory:":
+            raise UnavailableError(
+                "store.url: an SQLite store needs a file, such as sqlite:///data/gateway.db"
+            )
+        self._path = Path(path)
+        self._reading = _engine(self._path, policy.connections, "BEGIN")
+        self._writing = _engine(self._path, 1, "BEGIN IMMEDIATE")
+        self._writer = asyncio.Lock()
+        self._upgrading = asyncio.Lock()
+        self._upgraded = False
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        async with transaction(self._engine, self.policy.deadline_s) as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def write(self, deadline_s: float | None = None) -> AsyncIterator[AsyncConnection]:
-        async with (
-            self._writing,
-            transaction(self._engine, deadline_s or self.policy.deadline_s) as connection,
-        ):
-            await connection.exec_driver_sql("BEGIN IMMEDIATE")
-            yield connection
+    async def close(self) -> None:
+        await self._reading.dispose()
+        await self._writing.dispose()
 
     def insert(self, table: sa.Table) -> Any:
         return sqlite.insert(table)
 
-    async def close(self) -> None:
-        await self._engine.dispose()
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._transaction(self._reading, self.policy.deadline_s)
 
-    # ---- the recorder's side
+    @asynccontextmanager
+    async def write(self, deadline_s: float | None = None) -> AsyncIterator[AsyncConnection]:
+        async with (
+            self._writer,
+            self._transaction(self._writing, deadline_s or self.policy.deadline_s) as connection,
+        ):
+            yield connection
+
+    @asynccontextmanager
+    async def _transaction(self, engine: AsyncEngine, deadline_s: float) -> AsyncIterator[AsyncConnection]:
+        if not self._upgraded:
+            await self._upgrade()
+        async with transaction(engine, deadline_s) as connection:
+            yield connection
+
+    async def _upgrade(self) -> None:
+        async with self._upgrading:
+            if self._upgraded:
+                return
+            try:
+                await asyncio.to_thread(self._path.parent.mkdir, parents=True, exist_ok=True)
+                await asyncio.to_thread(migrations.upgrade, self.policy.url)
+            except (OSError, sa.exc.SQLAlchemyError) as error:
+                raise UnavailableError(
+                    f"{self._path} cannot be opened or brought up to date: {error}"
+                ) from error
+            self._upgraded = True
 
     async def load(self, batch: Batch) -> None:
-        predictions, shadows, outcomes = encode_batch(batch, SQLITE)
-        now = sqlite_time(self.now())
+        """All of it or nothing. Rows already there are left as they are. `RefusedRowError` when a row is refused."""
+        predictions, shadows, outcomes = rows.encode_batch(batch, SQLITE)
         async with self.write(self.policy.load_deadline_s) as connection:
-            if predictions:
-                new = await self._unknown(connection, batch.predictions)
-                await connection.exec_driver_sql(_INSERT_PREDICTION, predictions)
-                if counted := _counted(new):
-                    await connection.exec_driver_sql(_COUNT, counted)
-            if shadows:
-                await connection.exec_driver_sql(_INSERT_SHADOW, shadows)
+            known = await _known_ids(connection, [values[0] for values in predictions])
+            new = []
+            for values, row in zip(predictions, batch.predictions, strict=True):
+                if values[0] not in known:
+                    known.add(values[0])
+                    new.append((values, row.timestamp))
+            await _insert(connection, "predictions", PREDICTION_COLUMNS, [values for values, _ in new])
+            await _insert(connection, "shadow_predictions", SHADOW_COLUMNS, shadows)
+            first_labels: Mapping[Period, int] = {}
             if outcomes:
-                await connection.exec_driver_sql(
-                    _INSERT_OUTCOME, [(*values, "waiting", now) for values in outcomes]
+                fresh = NewOutcomes(batch.outcomes, outcomes, await _known_outcomes(connection, outcomes))
+                decided = join(fresh.claims, await _found(connection, fresh))
+                labels = [
+                    (sqlite_scalar(truth), sqlite_time(at), key)
+                    for key, (truth, at) in decided.labels.items()
+                ]
+                if labels:
+                    await connection.exec_driver_sql(_LABEL, labels)
+                await _insert(
+                    connection,
+                    "outcomes",
+                    OUTCOME_COLUMNS,
+                    fresh.decided(decided, sqlite_time(datetime.now(UTC))),
                 )
-            if batch.quarantine:
-                await connection.execute(
-                    sqlite.insert(schema.quarantine).on_conflict_do_nothing(),
-                    [
-                        {
-                            "writer": row.writer,
-                            "segment": row.segment,
-                            "byte_offset": row.offset,
-                            "kind": row.kind,
-                            "reason": row.reason,
-                            "record": row.record,
-                            "at": row.at,
-                        }
-                        for row in batch.quarantine
-                    ],
-                )
-            await self._put_positions(connection, batch.positions)
+                first_labels = decided.first_labels
+            await self.write_quarantine(connection, batch.quarantine)
+            await self.add_counts(connection, counts_of(new, first_labels))
+            await self.write_positions(connection, batch.positions)
 
-    async def _unknown(
-        self, connection: AsyncConnection, rows: Sequence[PredictionRow]
-    ) -> list[PredictionRow]:
-        """Those that are not stored yet: only they count. Nearly always all of them."""
-        known: set[str] = set()
-        for start in range(0, len(rows), _LOOKUP):
-            ids = [row.prediction_id for row in rows[start : start + _LOOKUP]]
-            query = sa.select(schema.predictions.c.prediction_id).where(
-                schema.predictions.c.prediction_id.in_(ids)
-            )
-            known.update((await connection.execute(query)).scalars())
-        return [row for row in rows if row.prediction_id not in known] if known else list(rows)
 
-    async def _put_positions(self, connection: AsyncConnection, positions: Sequence[Position]) -> None:
-        if not positions:
-            return
-        table = schema.journal_positions
-        statement = sqlite.insert(table)
-        columns = ("byte_offset", "records", "stored", "quarantined", "torn", "complete")
-        await connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["writer", "segment"],
-                set_={name: statement.excluded[name] for name in columns},
-            ),
-            [
-                {
-                    "writer": p.writer,
-                    "segment": p.segment,
-                    "byte_offset": p.offset,
-                    "records": p.records,
-                    "stored": p.stored,
-                    "quarantined": p.quarantined,
-                    "torn": p.torn,
-                    "complete": p.complete,
-                }
-                for p in positions
-            ],
+async def _known_ids(connection: AsyncConnection, ids: Sequence[str]) -> set[str]:
+    result = await connection.exec_driver_sql(_KNOWN, (json_bytes(ids).decode(),))
+    return set(result.scalars())
+
+
+async def _known_outcomes(connection: AsyncConnection, encoded: Sequence[Values]) -> set[tuple[str, str]]:
+    subjects = json_bytes([values[0] for values in encoded]).decode()
+    result = await connection.exec_driver_sql(_KNOWN_OUTCOMES, (subjects,))
+    return {(row.subject, row.outcome_id) for row in result}
+
+
+async def _found(connection: AsyncConnection, fresh: NewOutcomes) -> dict[str, Found]:
+    targets = json_bytes([claim.target for claim in fresh.claims if claim.target]).decode()
+    rows_found = (await connection.exec_driver_sql(_FOUND, (targets,))).mappings()
+    return {
+        row["prediction_id"]: Found(
+            row["prediction_id"],
+            row["model"],
+            row["model_version"],
+            _time(row["timestamp"]),
+            row["status"],
+            _time(row["ground_truth_timestamp"]) if row["ground_truth_timestamp"] is not None else None,
         )
-
-    async def positions(self, writers: Sequence[str]) -> list[Position]:
-        c = schema.journal_positions.c
-        query = sa.select(
-            c.writer, c.segment, c.byte_offset, c.records, c.stored, c.quarantined, c.torn, c.complete
-        ).where(c.writer.in_(writers))
-        async with self.read() as connection:
-            return [Position(*row) for row in await connection.execute(query)]
-
-    async def put_writer_counts(self, counts: Sequence[WriterCounts]) -> None:
-        if not counts:
-            return
-        statement = sqlite.insert(schema.journal_writers)
-        columns = ("host", "received", "dropped", "closed")
-        async with self.write() as connection:
-            await connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["writer"],
-                    set_={name: statement.excluded[name] for name in columns},
-                    # What a closed writer's account says stays: its counts file may be gone half-way.
-                    where=schema.journal_writers.c.closed.is_(False),
-                ),
-                [
-                    {
-                        "writer": one.writer,
-                        "host": one.host,
-                        "received": one.received,
-                        "dropped": one.dropped,
-                        "closed": one.closed,
-                    }
-                    for one in counts
-                ],
-            )
-
-    async def ledger(self, host: str) -> Ledger:
-        writers, positions = schema.journal_writers.c, schema.journal_positions.c
-        async with self.read() as connection:
-            rows = (
-                await connection.execute(
-                    sa.select(writers.received, writers.dropped).where(writers.host == host)
-                )
-            ).all()
-            sums = (
-                await connection.execute(
-                    sa.select(
-                        sa.func.coalesce(sa.func.sum(positions.stored), 0),
-                        sa.func.coalesce(sa.func.sum(positions.quarantined), 0),
-                        sa.func.coalesce(sa.func.sum(positions.torn), 0),
-                    ).where(positions.writer.in_(sa.select(writers.writer).where(writers.host == host)))
-                )
-            ).one()
-        dropped: dict[str, int] = defaultdict(int)
-        for _, reasons in rows:
-            for reason, count in reasons.items():
-                dropped[reason] += count
-        return Ledger(sum(row[0] for row in rows), dict(dropped), *sums)
-
-    # ---- outcomes
-
-    async def join_waiting_outcomes(self, limit: int) -> int:
-        o = schema.outcomes.c
-        now = self.now()
-        due = (
-            sa.select(o.subject, o.outcome_id, o.prediction_id, o.model, o.request_id, o.received_at)
-            .where(o.state == "waiting", o.due_at <= now)
-            .order_by(o.due_at)
-            .limit(limit)
-        )
-        async with self.write() as connection:
-            waiting = (await connection.execute(due)).all()
-            if not waiting:
-                return 0
-            found = await self._find(connection, waiting)
-            settled: list[tuple[Any, ...]] = []
-            joined: set[str] = set()
-            for row, hit in zip(waiting, found, strict=True):
-                if hit is None:
-                    age = (now - row.received_at).total_seconds()
-                    wait = min(_LAST_LOOK_S, max(_FIRST_LOOK_S, age / 4))
-                    settled.append(("waiting", row.prediction_id, sqlite_time(now + timedelta(seconds=wait))))
-                elif row.model is not None and hit[1] != row.model:
-                    settled.append(("wrong_model", row.prediction_id, None))
-                else:
-                    settled.append(("joined", hit[0], None))
-                    joined.add(hit[0])
-            await connection.exec_driver_sql(
-                "UPDATE outcomes SET state = ?, prediction_id = ?, due_at = ? WHERE subject = ? AND outcome_id = ?",
-                [
-                    (*values, row.subject, row.outcome_id)
-                    for values, row in zip(settled, waiting, strict=True)
-                ],
-            )
-            await self._label(connection, sorted(joined))
-            return len(joined)
-
-    async def _find(
-        self, connection: AsyncConnection, waiting: Sequence[Any]
-    ) -> list[tuple[str, str] | None]:
-        """(prediction id, model) for each waiting outcome, None while its prediction is not stored."""
-        p = schema.predictions.c
-        by_id: dict[str, str] = {}
-        ids = {
-            name
-            for row in waiting
-            if row.prediction_id
-            for name in (row.prediction_id, *aliases(row.prediction_id))
-        }
-        for some in _pieces(sorted(ids)):
-            rows = await connection.execute(
-                sa.select(p.prediction_id, p.model).where(p.prediction_id.in_(some))
-            )
-            by_id.update((row[0], row[1]) for row in rows)
-        by_request: dict[tuple[str, str], str] = {}
-        for model in {row.model for row in waiting if not row.prediction_id}:
-            requests = sorted(
-                {row.request_id for row in waiting if not row.prediction_id and row.model == model}
-            )
-            for some in _pieces(requests):
-                rows = await connection.execute(
-                    sa.select(p.request_id, p.prediction_id)
-                    .where(p.model == model, p.request_id.in_(some))
-                    .order_by(p.prediction_id.desc())  # of several with one request id the first
-                )
-                by_request.update(((model, row[0]), row[1]) for row in rows)
-        result: list[tuple[str, str] | None] = []
-        for row in waiting:
-            if row.prediction_id:
-                names = (row.prediction_id, *aliases(row.prediction_id))
-                name = next((name for name in names if name in by_id), None)
-                result.append((name, by_id[name]) if name is not None else None)
-            else:
-                name = by_request.get((row.model, row.request_id))
-                result.append((name, row.model) if name is not None else None)
-        return result
-
-    async def _label(self, connection: AsyncConnection, ids: Sequence[str]) -> None:
-        """Give each prediction its newest outcome; a prediction that gets its first counts as labelled."""
-        p, o = schema.predictions.c, schema.outcomes.c
-        for some in _pieces(ids):
-            before = (
-                await connection.execute(
-                    sa.select(
-                        p.prediction_id,
-                        p.model,
-                        p.model_version,
-                        p.timestamp,
-                        p.status,
-                        p.request_id,
-                        p.ground_truth_timestamp,
-                    ).where(p.prediction_id.in_(some))
-                )
-            ).all()
-            subjects = {name for row in before for name in (row.prediction_id, *aliases(row.prediction_id))}
-            subjects |= {outcome_subject(None, row.model, row.request_id) for row in before if row.request_id}
-            best: dict[str, Any] = {}
-            outcomes = await connection.execute(
-                sa.select(o.prediction_id, o.ground_truth, o.observed_at)
-                .where(o.subject.in_(sorted(subjects)), o.prediction_id.in_(some), o.state == "joined")
-                .order_by(o.observed_at, o.received_at, o.outcome_id)
-            )
-            for row in outcomes:
-                best[row.prediction_id] = row  # the last is the newest
-            await connection.exec_driver_sql(
-                "UPDATE predictions SET ground_truth = ?, ground_truth_timestamp = ? WHERE prediction_id = ?",
-                [
-                    (schema.sqlite_scalar(row.ground_truth), sqlite_time(row.observed_at), identity)
-                    for identity, row in best.items()
-                ],
-            )
-            first = [
-                (row.model, row.model_version, sqlite_time(period_of(row.timestamp)), 0, 0, 1)
-                for row in before
-                if row.ground_truth_timestamp is None
-                and row.prediction_id in best
-                and 200 <= row.status < 300
-            ]
-            if first:
-                await connection.exec_driver_sql(_COUNT, first)
-
-    # ---- upkeep
-
-    async def maintain(self, now: datetime, retention_days: dict[str, int]) -> None:
-        """Rows beyond retention go, a few thousand at a time, so that the recorder never waits long."""
-        for model, days in retention_days.items():
-            limit = sqlite_time(now - timedelta(days=days))
-            for table in ("predictions", "shadow_predictions"):
-                while True:
-                    async with self.write() as connection:
-                        gone = await connection.exec_driver_sql(
-                            f"DELETE FROM {table} WHERE rowid IN "  # noqa: S608  # constants
-                            f"(SELECT rowid FROM {table} WHERE model = ? AND timestamp < ? LIMIT 5000)",
-                            (model, limit),
-                        )
-                    if gone.rowcount < 5000:
-                        break
-
-    async def erase(self, model: str, routing_key: str, audit: AuditEntry) -> int:
-        async with self.write() as connection:
-            ids = list(
-                (
-                    await connection.exec_driver_sql(
-                        "SELECT prediction_id FROM predictions WHERE model = ? AND routing_key = ?",
-                        (model, routing_key),
-                    )
-                ).scalars()
-            )
-            for some in _pieces(ids):
-                places = ", ".join("?" * len(some))
-                await connection.exec_driver_sql(
-                    f"UPDATE predictions SET {_ERASED} WHERE prediction_id IN ({places})",  # noqa: S608  # constants
-                    tuple(some),
-                )
-                await connection.exec_driver_sql(
-                    f"UPDATE shadow_predictions SET prediction = NULL, confidence = NULL WHERE prediction_id IN ({places})",  # noqa: S608
-                    tuple(some),
-                )
-            await connection.execute(
-                sa.insert(schema.audit_log).values(
-                    at=audit.at,
-                    actor=audit.actor,
-                    origin=audit.origin,
-                    action=audit.action,
-                    model=audit.model,
-                    reason=audit.reason,
-                    before=audit.before,
-                    after=audit.after,
-                )
-            )
-        return len(ids)
+        for row in rows_found
+    }
 
 
-def _counted(rows: Iterable[PredictionRow]) -> list[tuple[Any, ...]]:
-    sums: dict[tuple[str, str, str], list[int]] = {}
-    for row in rows:
-        counts = sums.setdefault(
-            (row.model, row.model_version, sqlite_time(period_of(row.timestamp))), [0, 0]
-        )
-        counts[0] += 1
-        counts[1] += 200 <= row.status < 300
-    return [(*key, stored, answered, 0) for key, (stored, answered) in sums.items()]
+_time = datetime.fromisoformat
 
 
-def _pieces(names: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (names[start : start + _LOOKUP] for start in range(0, len(names), _LOOKUP))
+async def _insert(
+    connection: AsyncConnection, table: str, columns: Sequence[str], values: Sequence[Values]
+) -> None:
+    """Rows whose key is there already are left as they are; any other refusal is an error."""
+    row = f"({', '.join('?' * len(columns))})"
+    head = f"INSERT INTO {table} ({', '.join(columns)}) VALUES "  # noqa: S608  # constants
+    tail = " ON CONFLICT DO NOTHING"
+    whole = len(values) - len(values) % _ROWS_AT_ONCE
+    for start in range(0, whole, _ROWS_AT_ONCE):
+        flat = tuple(value for one in values[start : start + _ROWS_AT_ONCE] for value in one)
+        await connection.exec_driver_sql(f"{head}{', '.join([row] * _ROWS_AT_ONCE)}{tail}", flat)
+    if rest := list(values[whole:]):
+        await connection.exec_driver_sql(f"{head}{row}{tail}", rest)
 
 
-def _prepare(connection: Any, _: object) -> None:
-    # The driver's own transaction handling is off: this store says BEGIN itself.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in _PRAGMAS:
-        cursor.execute(pragma)
-    cursor.close()
+def _engine(path: Path, connections: int, begin: str) -> AsyncEngine:
+    engine = create_async_engine(
+        sa.URL.create("sqlite+aiosqlite", database=str(path)),
+        pool_size=connections,
+        max_overflow=0,
+        json_serializer=lambda value: json_bytes(value).decode(),
+        json_deserializer=json_value,
+        connect_args={"isolation_level": None, "timeout": _BUSY_MS / 1000},
+    )
+
+    @sa.event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "cache_size = -16384",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @sa.event.listens_for(engine.sync_engine, "begin")
+    def start(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine

@@ -1,18 +1,19 @@
-"""The store that a URL names, ready to use."""
+"""Which store a URL names."""
 
 from __future__ import annotations
 
-from app.adapters import schema
+from app.adapters.postgres import PostgresStore
 from app.adapters.sql_engine import StorePolicy
+from app.adapters.sql_store import SqlStore
 from app.adapters.sqlite import SqliteStore
 from app.errors import ConfigurationError
 
 
-async def open_store(url: str) -> SqliteStore:
-    """SQLite makes its own tables. `ConfigurationError` for another scheme."""
-    if not url.startswith("sqlite:///"):
-        raise ConfigurationError([f"store.url: {url.partition(':')[0]} is not supported; use sqlite:///FILE"])
-    store = SqliteStore(StorePolicy(url))
-    async with store.write() as connection:
-        await connection.run_sync(schema.metadata.create_all)
-    return store
+async def open_store(url: str) -> SqlStore:
+    """The store, not connected yet: it may be away while the gateway starts. `ConfigurationError` for another kind of URL."""
+    kind = url.partition(":")[0]
+    if kind == "sqlite":
+        return SqliteStore(StorePolicy(url))
+    if kind in ("postgresql", "postgres"):
+        return PostgresStore(StorePolicy(url))
+    raise ConfigurationError([f"store.url: {kind!r} is no store; use sqlite:///FILE or postgresql://HOST/DB"])

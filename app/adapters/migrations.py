@@ -1,0 +1,88 @@
+"""Brings a database to the schema of this version, or back. The history stands in migrations/ beside the package.
+
+Blocking: for the command line, or a thread. Two at once wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from app.adapters.postgres_url import driver_url
+from app.errors import UnavailableError
+
+_Work = Callable[[Config], None]
+_HISTORY = Path(__file__).resolve().parents[2] / "migrations"
+_LOCK = 0x6D67_6D69_6772  # "mgmigr"
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Apply what is missing. `UnavailableError` when the database cannot be reached or used."""
+    _run(url, lambda config: command.upgrade(config, revision))
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Take back everything after `revision` (`base`: everything)."""
+    _run(url, lambda config: command.downgrade(config, revision))
+
+
+def revisions(url: str) -> tuple[str | None, str | None]:
+    """The revision of the database and that of this version of the gateway."""
+    found: list[str | None] = []
+
+    def note(config: Config) -> None:
+        found.append(MigrationContext.configure(config.attributes["connection"]).get_current_revision())
+
+    _run(url, note)
+    return found[0], ScriptDirectory(str(_HISTORY)).get_current_head()
+
+
+def _run(url: str, work: _Work) -> None:
+    try:
+        if sa.make_url(url).get_backend_name() == "sqlite":
+            _on_sqlite(url, work)
+        else:
+            asyncio.run(_on_postgres(url, work))
+    except sa.exc.DBAPIError as error:
+        raise UnavailableError(f"the database cannot be used: {error.orig}") from error
+
+
+def _on_sqlite(url: str, work: _Work) -> None:
+    engine = sa.create_engine(url, poolclass=NullPool, connect_args={"isolation_level": None, "timeout": 30})
+    with engine.connect() as connection:
+        connection.exec_driver_sql(
+            "BEGIN IMMEDIATE"
+        )  # the driver would begin too late, and leave table changes out
+        work(_config(connection))
+        connection.commit()
+
+
+async def _on_postgres(url: str, work: _Work) -> None:
+    parsed, arguments = driver_url(url)
+    engine = create_async_engine(parsed, poolclass=NullPool, connect_args={"timeout": 10, **arguments})
+
+    def on_connection(connection: sa.Connection) -> None:
+        connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        work(_config(connection))
+
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(on_connection)
+    except (OSError, TimeoutError) as error:
+        raise UnavailableError(f"the database cannot be reached: {error}") from error
+
+
+def _config(connection: sa.Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_HISTORY).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config

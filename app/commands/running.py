@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -79,18 +77,34 @@ def check_config(
         sys.stdout.write(f"{file}: good; {len(settings.models)} models with {versions} versions\n")
 
 
-def migrate(config: ConfigFile = None) -> None:
+def migrate(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Bring the store's schema up to date. Repeating it changes nothing."""
     from app.config import load
     from app.config.masking import masked
 
     url = load(_configuration(config)).store.url
-    from app.adapters.migrations import upgrade
+    from app.adapters.migrations import revisions, upgrade
 
-    done = upgrade(url)
-    if inspect.iscoroutine(done):
-        asyncio.run(done)
-    output.say(f"{masked(url)}: up to date")
+    if url.startswith("sqlite:///"):
+        _make_directory(Path(url.removeprefix("sqlite:///")).parent)
+    before, _ = revisions(url)
+    upgrade(url)
+    after, _ = revisions(url)
+    if as_json:
+        output.emit({"store": masked(url), "before": before, "after": after})
+    elif before == after:
+        output.say(f"{masked(url)}: up to date at {after}")
+    else:
+        output.say(f"{masked(url)}: brought from {before or 'nothing'} to {after}")
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigurationError(
+            [f"store.url: {path}: {error.strerror}; name a place that this user can write to"]
+        ) from None
 
 
 def _configuration(file: Path | None) -> Path | None:

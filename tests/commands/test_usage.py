@@ -231,3 +231,33 @@ def test_help_is_quick_because_nothing_heavy_is_loaded(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout == "[]\n"
+
+
+def test_migrate_makes_the_store_and_repeating_it_changes_nothing(run: Run) -> None:
+    first = run("migrate", "--json")
+    assert first.status == 0, first.err
+    assert first.json["before"] is None
+    assert Path("data/gateway.db").exists()
+    again = run("migrate", "--json").json
+    assert again["before"] == again["after"] == first.json["after"]
+    assert "up to date" in run("migrate").err
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "says"),
+    [
+        ("sqlite:///junk.db", 1, "file is not a database"),
+        ("sqlite:///junk.db/below.db", 2, "name a place that this user can write to"),
+        ("postgresql://u:hunter2@127.0.0.1:9/db", 1, "cannot be reached"),
+    ],
+)
+def test_a_store_that_cannot_be_migrated_is_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, url: str, status: int, says: str
+) -> None:
+    Path("junk.db").write_text("this is no database\n" * 100)
+    monkeypatch.setenv("GATEWAY_STORE__URL", url)
+    ran = run("migrate")
+    assert ran.status == status
+    assert says in ran.err
+    assert len(ran.err.splitlines()) == 1
+    assert "hunter2" not in ran.err

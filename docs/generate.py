@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from app.config.environment import PREFIX
 from app.config.reflection import fields, kind
 from app.config.schema import Section, Settings
+from docs import reference
 
 HERE = Path(__file__).parent
 _HEAD = f"""# Configuration
@@ -134,7 +135,7 @@ def _bounds(schema: dict[str, Any]) -> str:
     return f" {', '.join(found)}" if found else ""
 
 
-GENERATED = {"configuration.md": configuration}
+GENERATED = {"configuration.md": configuration, "api.md": reference.api, "metrics.md": reference.metrics}
 
 
 def main() -> None:

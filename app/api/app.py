@@ -41,12 +41,17 @@ class _Application(FastAPI):
                     "description": "a token that has the scope named in x-required-scope",
                 }
             }
+            for operations in schema["paths"].values():
+                for operation in operations.values():  # FastAPI's own shape of 422 is never sent
+                    if "422" in operation["responses"]:
+                        operation["responses"]["422"] = problems.documented(422)[422]
+            for name in ("HTTPValidationError", "ValidationError"):
+                schema["components"].get("schemas", {}).pop(name, None)
             self.openapi_schema = schema
         return self.openapi_schema
 
 
-def create_app(services: Services) -> FastAPI:
-    """The application over these parts. It starts and stops none of them."""
+def _routed() -> _Application:
     application = _Application(
         title="model-gateway",
         version=getattr(package, "__version__", "0.1.0"),
@@ -54,8 +59,19 @@ def create_app(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    application.state.services = services
     problems.install(application)
     for router in _ROUTERS:
         application.include_router(router)
     return application
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application over these parts. It starts and stops none of them."""
+    application = _routed()
+    application.state.services = services
+    return application
+
+
+def describe() -> dict[str, Any]:
+    """The OpenAPI document, without anything running: for the documentation."""
+    return _routed().openapi()

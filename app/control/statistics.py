@@ -14,6 +14,7 @@ from app.link.buckets import DURATION_BOUNDS
 from app.link.messages import Series
 
 MAX_SERIES = 20_000
+MAX_HISTOGRAMS = 2_000  # of them: each is seventeen lines of the exposition
 _MAX_LABEL = 200
 Key = tuple[str, tuple[str, ...]]
 
@@ -167,11 +168,13 @@ class WorkerTotals:
 def add_up(into: dict[Key, Sum], series: Iterable[Series]) -> int:
     """Add series to sums; returns how many had no room."""
     refused = 0
+    histograms = sum(bool(one.buckets) for one in into.values())
     for one in series:
         key = (one.name, one.labels)
         found = into.get(key)
         if found is None:
-            if len(into) >= MAX_SERIES:
+            histograms += bool(one.buckets)
+            if len(into) >= MAX_SERIES or (histograms > MAX_HISTOGRAMS and one.buckets):
                 refused += 1
                 continue
             found = into[key] = Sum()

@@ -13,7 +13,8 @@ _API = """# HTTP interface
 <!-- Made by `make docs` from the routes in app/api; edit the docstrings there. -->
 
 `GET /openapi.json` describes every body and parameter. Calls need `Authorization: Bearer TOKEN`; *operate* includes *read*,
-*admin* includes all. Without configured tokens one is made at the first start, in `DATA_DIR/admin-token`. After ten failed attempts an address has to wait.
+*admin* includes all. Without configured tokens one is made at the first start, in `DATA_DIR/admin-token`.
+After ten failed attempts an address has to wait.
 
 Every error is a problem (RFC 9457, `application/problem+json`) with a stable `code` for programs and a `detail` that says what to do.
 JSON is read strictly: doubled keys, NaN, a byte order mark, lone surrogates and numbers beyond 64 bits are refused. While the store is

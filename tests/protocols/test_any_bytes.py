@@ -132,7 +132,11 @@ REPLY = b'{"prediction":1}'
         (GOOD, "br", Reason.UNSUPPORTED_ENCODING),
         (GOOD, "gzip, gzip, gzip, gzip", Reason.UNSUPPORTED_ENCODING),
         (gzip.compress(bytes(MAX_DECODED_BYTES + 1), mtime=0), "gzip", Reason.DECODED_SIZE),
-        (gzip.compress(gzip.compress(bytes(64 * MAX_DECODED_BYTES), mtime=0)), "gzip, gzip", Reason.DECODED_SIZE),
+        (
+            gzip.compress(gzip.compress(bytes(64 * MAX_DECODED_BYTES), mtime=0)),
+            "gzip, gzip",
+            Reason.DECODED_SIZE,
+        ),
         (b"\xef\xbb\xbf" + GOOD, "", None),
         (GOOD.decode().encode("utf-16"), "", None),
         (b'{"features":{"x":0,"x":1}}', "", None),

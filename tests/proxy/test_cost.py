@@ -89,7 +89,7 @@ async def test_a_request_makes_no_task_and_one_journal_write_a_record(
         for number in range(20):  # connections to all versions exist after these
             await ask(number)
         async with asyncio.timeout(10):
-            while shadows() < 20:  # noqa: ASYNC110  # the plane has no event for a test
+            while shadows() < 20:  # the plane has no event for a test
                 await asyncio.sleep(0.01)
         before = dict(journal.records)
         loop.set_task_factory(counted_task)
@@ -99,7 +99,7 @@ async def test_a_request_makes_no_task_and_one_journal_write_a_record(
         monkeypatch.undo()
         loop.set_task_factory(None)
         async with asyncio.timeout(10):
-            while shadows() < before["shadow"] + REQUESTS:  # noqa: ASYNC110  # as above
+            while shadows() < before["shadow"] + REQUESTS:  # as above
                 await asyncio.sleep(0.01)
         writer.close()
         server.close()

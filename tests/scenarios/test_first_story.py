@@ -82,7 +82,7 @@ async def test_ten_kills_of_everything_lose_nothing_that_was_answered(
         for number in range(10):
             answers: list[Answer] = []
             traffic = asyncio.create_task(_until_cut(gateway.port, answers))
-            while len(answers) < 50 + 37 * number:  # noqa: ASYNC110  # another moment each time
+            while len(answers) < 50 + 37 * number:  # another moment each time
                 await asyncio.sleep(0.005)
             await asyncio.to_thread(gateway.kill_everything)
             await traffic

@@ -48,9 +48,9 @@ def play(port: int | None, speed: float, once: bool) -> int:
 
 
 async def _play(console: Console, port: int, pace: Pace, once: bool) -> int:
-    _stop_in_order_on_sigterm()
+    _stop_in_order_on_signals()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="model-gateway-demo-") as name, Screen(console) as screen:
+    with tempfile.TemporaryDirectory(prefix="demo-") as name, Screen(console) as screen:
         directory = Path(name)
         async with Children(directory) as children:
             world = World(SEED)
@@ -78,11 +78,12 @@ async def _running(traffic: Traffic) -> AsyncIterator[None]:
             await driving
 
 
-def _stop_in_order_on_sigterm() -> None:
-    """SIGTERM cancels the demo, so that the children are stopped in order, as Ctrl-C does."""
+def _stop_in_order_on_signals() -> None:
+    """SIGTERM, and SIGHUP of a closed terminal, cancel the demo, so that the children are stopped in order."""
     task = asyncio.current_task()
     if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
 async def _open(
@@ -117,6 +118,7 @@ async def _open(
 async def _close(screen: Screen, story: Story, seconds: float) -> None:
     rows = await story.closing_rows()
     screen.settle()
+    screen.console.print()
     screen.table(f"What happened, in {seconds:.0f} s", ("", "measured"), rows)
 
 

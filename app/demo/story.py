@@ -29,6 +29,7 @@ POLL_S = 0.2
 PATIENCE_S = 60.0
 DAY_S = 86_400.0
 MAGNIFIED = 1.35
+MATURE = 300  # outcomes that a stated accuracy rests on, at least
 
 
 class NotAsExpected(Exception):
@@ -249,9 +250,10 @@ class Story:
     async def _judged(self, *versions: str) -> dict[str, readings.Accuracy]:
         async def known() -> dict[str, readings.Accuracy] | None:
             found = readings.accuracies(await self._gateway.performance())
-            return {version: found[version] for version in versions} if set(versions) <= set(found) else None
+            enough = all(version in found and found[version].n >= MATURE for version in versions)
+            return {version: found[version] for version in versions} if enough else None
 
-        return await self._until(f"mature outcomes of {' and '.join(versions)}", known)
+        return await self._until(f"{MATURE} mature outcomes of {' and '.join(versions)}", known)
 
     def _tell_accuracies(self, found: dict[str, readings.Accuracy]) -> None:
         for version, accuracy in found.items():
@@ -281,6 +283,6 @@ class Story:
         self._screen.waiting(what)
         while (found := await probe()) is None:
             if time.monotonic() > deadline:
-                raise NotAsExpected(f"{what}: not within {PATIENCE_S:.0f} s")
+                raise NotAsExpected(f"{what}: not within {PATIENCE_S:.0f} s{self._traffic.seen.trouble()}")
             await asyncio.sleep(every_s)
         return found

@@ -43,7 +43,13 @@ class Seen:
     fallbacks: int = 0
     last_failure: str = ""
     feedback_failure: str = ""
-    users_of: dict[str, set[str]] = dataclasses.field(default_factory=dict)
+
+    def trouble(self) -> str:
+        """What went wrong last for the clients or the label source, as the end of a sentence; empty if
+        nothing.
+        """
+        told = (("client", self.last_failure), ("outcomes", self.feedback_failure))
+        return "".join(f"; {who}: {what}" for who, what in told if what)
 
 
 class Traffic:
@@ -100,7 +106,7 @@ class Traffic:
         if reply.status_code != 200:
             self._failed(f"{reply.status_code} {reply.text[:200]}")
             return
-        self._answered(user, reply.headers)
+        self._answered(reply.headers)
         self._awaiting.append(
             (time.monotonic() + self._label_delay_s, reply.headers["x-prediction-id"], case.truth)
         )
@@ -109,12 +115,11 @@ class Traffic:
         self.seen.failed += 1
         self.seen.last_failure = why
 
-    def _answered(self, user: str, headers: httpx2.Headers) -> None:
+    def _answered(self, headers: httpx2.Headers) -> None:
         version = headers["x-model-version"]
         self.seen.answered += 1
         self.seen.by_version[version] += 1
         self.seen.fallbacks += headers["x-model-role"] == "fallback"
-        self.seen.users_of.setdefault(version, set()).add(user)
         self._recent.append(version)
 
     async def _hand_in_outcomes(self, client: httpx2.AsyncClient) -> None:

@@ -222,6 +222,8 @@ class Recorder:
                 self._mark_refused(good, error) if error.refusals else await self._find_refused(good)
         self._positions.update({(p.writer, p.segment): p for p in final})
         for item in good:
+            if item.kind == "outcome":
+                self._upkeep_at = 0.0  # joined right away, not at the next second
             self.recorded[item.kind] += 1
             for shadow in item.shadows:
                 if shadow.role == "shadow":

@@ -63,7 +63,9 @@ def shell(
 async def predictions(gateway: RunningGateway, count: int) -> list[tuple[str, str]]:
     """Id and role of each answer."""
     requests = [
-        post("/models/credit/predict", b'{"features": {"age": 30}}', X_User_Id=f"user-{number}")
+        post(
+            "/models/credit/predict", b'{"features": {"age": %d}}' % (20 + number), X_User_Id=f"user-{number}"
+        )
         for number in range(count)
     ]
     answers = await load(gateway.port, requests)
@@ -130,8 +132,12 @@ async def test_an_operators_day(shell: Shell) -> None:
     assert shell.json("feedback", "import", "odd.csv", expect=1)["rejected"] == 1
 
     # Out again as a training set.
-    shell("export", "training-set", "credit", "-o", "set.ndjson")
-    exported = [json.loads(line) for line in (gateway.directory / "set.ndjson").read_text().splitlines()]
+    def exported_rows() -> list[dict[str, object]]:
+        shell("export", "training-set", "credit", "-o", "set.ndjson")
+        return [json.loads(line) for line in (gateway.directory / "set.ndjson").read_text().splitlines()]
+
+    eventually(lambda: len(exported_rows()) == 60, what="every outcome joined to its prediction")
+    exported = exported_rows()
     assert {row["prediction_id"] for row in exported} == {prediction_id for prediction_id, _ in answered}
     assert all(row["sample_weight"] > 0 for row in exported)
     for name in ("set.csv", "set.parquet"):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.peers import chart, install, report, snapshot
 from benchmarks.peers.cells import CELLS, Cell, Shape
+from benchmarks.peers.contenders import Gateway
 from benchmarks.peers.measure import Bench, Sample, measure
 from benchmarks.peers.processes import Child, PeerError
 from benchmarks.peers.snapshot import ROOT
@@ -89,11 +90,18 @@ def run(options: argparse.Namespace) -> report.Results:
     with tempfile.TemporaryDirectory(prefix="run-", dir=CACHE) as name:
         directory = Path(name)
         remark = snapshot.take(directory / "code")
+        if any(isinstance(cell.contender, Gateway) for cell in cells):
+            snapshot.check(directory / "code")
         if remark:
             say(remark)
         upstream = [sys.executable, "-m", "benchmarks.peers.upstream"]
         with Child(
-            upstream, directory / "upstream.log", cpus=load_cpus, cwd=ROOT, stdout=subprocess.PIPE
+            "model servers",
+            upstream,
+            directory / "upstream.log",
+            cpus=load_cpus,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
         ) as servers:
             line = servers.first_line()
             bench = Bench(tools, directory, json.loads(line), options.seconds, proxy_cpus, load_cpus)
@@ -102,8 +110,8 @@ def run(options: argparse.Namespace) -> report.Results:
                 for _, group in itertools.groupby(cells, lambda cell: cell.group):
 
                     def failed(cell: Cell, error: Exception, number: int = number) -> None:
-                        failures.append(f"{cell.name}, round {number}: {error}")
-                        say(failures[-1])
+                        failures.append(f"{cell.name}, round {number}")
+                        say(f"{failures[-1]}: {error}")
 
                     measured = measure(bench, list(group), number, failed)
                     samples += measured
@@ -131,7 +139,8 @@ def pace(bench: Bench, cells: list[Cell], failures: list[str]) -> None:
                 rates.append(bench.saturation(cell))
                 say(f"saturation of {cell.name}: {rates[-1]:,.0f} requests/s")
             except PeerError as error:
-                failures.append(f"{cell.name}: {error}")
+                failures.append(f"{cell.name}, looking for its saturation")
+                say(f"{failures[-1]}: {error}")
     bench.paced_rate = min(rates, default=1000.0) / 2
 
 
@@ -182,7 +191,9 @@ def main() -> int:
         return 130
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
-    if options.docs:
+    if options.docs and results["failures"]:
+        say("the docs are left as they are: a page without the cells that failed would mislead")
+    elif options.docs:
         write_docs(results, ROOT / "docs")
     sys.stdout.write(report.text(results) + "\n")
     return 1 if results["failures"] else 0

@@ -91,7 +91,9 @@ class Bench:
         production, canary, shadow = (self.ports[f"{speed}-{version}"] for version in VERSIONS)
         place = Place(home, self.directory / "code", free_port(), production, canary, shadow)
         launch = cell.contender(self.tools, place)
-        with Child(launch.command, home / "log", cpus=self.proxy_cpus, cwd=home, env=launch.env) as child:
+        with Child(
+            cell.name, launch.command, home / "log", cpus=self.proxy_cpus, cwd=home, env=launch.env
+        ) as child:
             child.wait_listening(place.port)
             if launch.ready is not None:
                 try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -110,6 +109,7 @@ class Child:
 
     def __init__(
         self,
+        name: str,
         command: Sequence[str],
         log: Path,
         *,
@@ -124,7 +124,7 @@ class Child:
                 os.sched_setaffinity(0, cpus)
 
         self.log = log
-        self.name = shlex.join(command)[:200]
+        self.name = name
         with log.open("ab") as sink:
             self.process = subprocess.Popen(
                 list(command),

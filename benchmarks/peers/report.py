@@ -137,7 +137,9 @@ def text(results: Results) -> str:
         (GOAL_HEADS, [row for row in goal_rows(samples) if row[-1] != Verdict.NOT_MEASURED]),
     )
     shown = [_aligned([heads, *rows]) for heads, rows in tables if rows]
-    return "\n\n".join([*shown, *(f"failed: {failure}" for failure in results["failures"])])
+    return "\n\n".join(
+        [*shown, *(["failed: " + "; ".join(results["failures"])] if results["failures"] else [])]
+    )
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
@@ -190,7 +192,7 @@ round.
 Medians over the rounds; CPU with its least and most. *p50* and *p99* include the model server's time.
 
 {cells}
-{failures}
+
 {titles}
 
 ## Added latency
@@ -240,7 +242,6 @@ def markdown(results: Results, chart: str) -> str:
         goals=_markdown_table(GOAL_HEADS, goal_rows(samples)),
         chart=chart,
         cells=_markdown_table(CELL_HEADS, cell_rows(samples)),
-        failures="".join(f"\n* failed: {failure.splitlines()[0][:300]}" for failure in results["failures"]),
         titles="\n".join(f"* `{cell.name}`: {cell.title}" for cell in CELLS if cell.name in measured),
         added=_markdown_table(ADDED_HEADS, added_rows(samples)),
         processes=_markdown_table(PROCESS_HEADS, process_rows(samples)) or "Not measured in this run.",

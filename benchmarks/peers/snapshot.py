@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+
+from benchmarks.peers.processes import PeerError
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / ".cache" / "compiled"
@@ -31,6 +35,22 @@ def take(directory: Path, sources: Path = ROOT, built: Path = BUILT) -> str:
     for extension in extensions:
         shutil.copy2(extension, directory / "compiled" / extension.relative_to(built))
     return ""
+
+
+def check(directory: Path) -> None:
+    """Raise PeerError when the copied sources cannot even be imported: they were copied in the middle of an edit."""
+    env = {**os.environ, "PYTHONPATH": str(directory / "plain")}
+    modules = "import app.cli, app.compose, app.proxy.worker"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", modules],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise PeerError(f"the gateway cannot be imported: {done.stderr.strip().splitlines()[-1]}")
 
 
 def tree(directory: Path, *, compiled: bool) -> Path:

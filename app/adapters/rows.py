@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from app.adapters.schema import sqlite_scalar, sqlite_time
+from app.adapters.schema import plain_scalar, sqlite_time
 from app.control.ports import Batch, OutcomeRow, PredictionRow, Scalar, ShadowRow, outcome_subject
 from app.errors import Refusal, RefusedRowError
 
@@ -171,7 +171,7 @@ def _jsonb_scalar(value: Any) -> str:
     return json_bytes(value if type(value) is bool or type(value) is str else float(value)).decode()
 
 
-SQLITE = Encoding(sqlite_time, sqlite_scalar)
+SQLITE = Encoding(sqlite_time, plain_scalar)
 POSTGRES = Encoding(lambda at: at, _jsonb_scalar)
 
 

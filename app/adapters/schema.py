@@ -37,27 +37,43 @@ class Time(TypeDecorator[datetime]):
 
 
 class _SqliteScalar(UserDefinedType[Any]):
-    """SQLite keeps numbers and text apart by itself in a column without affinity. Whole numbers are truth values only."""
+    """SQLite keeps numbers and text apart by itself in a column without affinity."""
 
     cache_ok = True
 
     def get_col_spec(self, **_: Any) -> str:
         return "BLOB"
 
-    def bind_processor(self, dialect: sa.Dialect) -> Any:
-        return sqlite_scalar
 
-    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
-        return lambda value: bool(value) if type(value) is int else value
+class Scalar(TypeDecorator[Any]):
+    """A number, a label or a truth value, told apart: `jsonb`, or whatever it is in SQLite, where only truth values are whole numbers."""
+
+    impl = postgresql.JSONB
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
+        kind = _SqliteScalar() if dialect.name == "sqlite" else postgresql.JSONB(none_as_null=True)
+        return dialect.type_descriptor(kind)
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        return plain_scalar(value)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        if type(value) is not int:
+            return value
+        return (
+            bool(value) if dialect.name == "sqlite" else float(value)
+        )  # jsonb writes large numbers without a point
+
+    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        return self
 
 
-def sqlite_scalar(value: Any) -> Any:
-    """The form in which SQLite keeps a number, label or truth value: REAL, TEXT or INTEGER."""
+def plain_scalar(value: Any) -> Any:
+    """REAL, TEXT or INTEGER for a number, label or truth value."""
     return value if value is None or type(value) is bool or type(value) is str else float(value)
 
 
-# A number, a label or a truth value, told apart.
-Scalar = postgresql.JSONB(none_as_null=True).with_variant(_SqliteScalar(), "sqlite")
 Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 # In byte order, so that ids, which begin with their time, sort and partition by time.
 Id = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")

@@ -26,7 +26,7 @@ from app.adapters.rows import (
     json_bytes,
     json_value,
 )
-from app.adapters.schema import sqlite_scalar, sqlite_time
+from app.adapters.schema import plain_scalar, sqlite_time
 from app.adapters.sql_engine import StorePolicy, transaction
 from app.adapters.sql_outcomes import FOUND_COLUMNS, Found, Period, counts_of, join
 from app.adapters.sql_store import NewOutcomes, SqlStore
@@ -116,8 +116,7 @@ class SqliteStore(SqlStore):
                 fresh = NewOutcomes(batch.outcomes, outcomes, await _known_outcomes(connection, outcomes))
                 decided = join(fresh.claims, await _found(connection, fresh))
                 labels = [
-                    (sqlite_scalar(truth), sqlite_time(at), key)
-                    for key, (truth, at) in decided.labels.items()
+                    (plain_scalar(truth), sqlite_time(at), key) for key, (truth, at) in decided.labels.items()
                 ]
                 if labels:
                     await connection.exec_driver_sql(_LABEL, labels)

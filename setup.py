@@ -1,10 +1,16 @@
-"""Builds the package; with MODEL_GATEWAY_COMPILE=1 the data plane is compiled by mypyc (docs/decisions/0002), otherwise it stays Python."""
+"""Builds the package; with MODEL_GATEWAY_COMPILE=1 the data plane is compiled by mypyc (docs/decisions/0002), otherwise it stays Python.
+
+The history of the tables lies beside the package in the source tree (`migrations/`), and within it in what is built.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 COMPILED = [
     "app/domain/evidence/tick.py",
@@ -34,4 +40,13 @@ def extensions() -> list[object]:
     return list(mypycify([*COMPILED, "--config-file=", "--ignore-missing-imports"], opt_level="3"))
 
 
-setup(ext_modules=extensions())
+class BuildWithHistory(build_py):
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            built = Path(self.build_lib) / "app" / "migrations"
+            shutil.rmtree(built, ignore_errors=True)
+            shutil.copytree("migrations", built, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+setup(ext_modules=extensions(), cmdclass={"build_py": BuildWithHistory})

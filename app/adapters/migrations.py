@@ -1,4 +1,5 @@
-"""Brings a database to the schema of this version, or back. The history stands in migrations/ beside the package.
+"""Brings a database to the schema of this version, or back. The history stands in migrations/: beside the package in the source tree,
+within it where it was installed from a wheel.
 
 Blocking: for the command line, or a thread. Two at once wait for each other.
 """
@@ -21,7 +22,10 @@ from app.adapters.postgres_url import driver_url
 from app.errors import UnavailableError
 
 _Work = Callable[[Config], None]
-_HISTORY = Path(__file__).resolve().parents[2] / "migrations"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_HISTORY = next(
+    path for path in (_PACKAGE / "migrations", _PACKAGE.parent / "migrations") if (path / "env.py").exists()
+)
 _LOCK = 0x6D67_6D69_6772  # "mgmigr"
 
 

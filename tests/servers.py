@@ -38,7 +38,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-class _Server:
+class Server:
     """A child process in a directory of its own under the system's temporary directory."""
 
     stop_signal = signal.SIGTERM
@@ -48,6 +48,11 @@ class _Server:
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
         self._user: str | None = None
+
+    def run_as(self, user: str) -> None:
+        """For programs that refuse to run as root."""
+        self._user = user
+        shutil.chown(self.directory, user)
 
     # ---- life
 
@@ -131,7 +136,7 @@ class _Server:
         raise NotImplementedError
 
 
-class PostgresServer(_Server):
+class PostgresServer(Server):
     """Superuser `gateway`, no password, on 127.0.0.1 only."""
 
     stop_signal = signal.SIGINT  # fast: does not wait for clients
@@ -142,8 +147,7 @@ class PostgresServer(_Server):
         self._settings = settings or {}
         self._numbers = itertools.count(1)
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-            self._user = next(name for name in ("postgres", "nobody") if _exists(name))
-            shutil.chown(self.directory, self._user)
+            self.run_as(next(name for name in ("postgres", "nobody") if _exists(name)))
         made = subprocess.run(
             [
                 self._programs / "initdb", "-D", "data", "-U", "gateway", "-A", "trust", "-E", "UTF8",
@@ -196,7 +200,7 @@ class PostgresServer(_Server):
         return self.url(name)
 
 
-class RedisServer(_Server):
+class RedisServer(Server):
     def __init__(self) -> None:
         super().__init__("redis")
         self._program = bring_servers.redis()
@@ -225,7 +229,7 @@ class RedisServer(_Server):
 @contextlib.contextmanager
 def running(server: T) -> Iterator[T]:
     """The server, started; stopped and removed at the end, also when the start fails."""
-    assert isinstance(server, _Server)
+    assert isinstance(server, Server)
     try:
         server.start()
         yield server

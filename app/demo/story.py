@@ -149,7 +149,7 @@ class Story:
             drift = await self._gateway.drift()
             return drift if drift["detected"] else None
 
-        drift = await self._until("drift", drifting, every_s=1.0)
+        drift = await self._until("drift", drifting, every_s=1.0, within_s=2 * PATIENCE_S)
         self._screen.fact(
             f"after {time.monotonic() - changed_at:.1f} s drift of {readings.drifted(drift)}; "
             f"largest PSI {drift['severity']:.2f}"
@@ -278,11 +278,17 @@ class Story:
         )
         return await asyncio.to_thread(train, version, names, matrix, truth, weights)
 
-    async def _until(self, what: str, probe: Callable[[], Awaitable[T | None]], every_s: float = POLL_S) -> T:
-        deadline = time.monotonic() + PATIENCE_S
+    async def _until(
+        self,
+        what: str,
+        probe: Callable[[], Awaitable[T | None]],
+        every_s: float = POLL_S,
+        within_s: float = PATIENCE_S,
+    ) -> T:
+        deadline = time.monotonic() + within_s
         self._screen.waiting(what)
         while (found := await probe()) is None:
             if time.monotonic() > deadline:
-                raise NotAsExpected(f"{what}: not within {PATIENCE_S:.0f} s{self._traffic.seen.trouble()}")
+                raise NotAsExpected(f"{what}: not within {within_s:.0f} s{self._traffic.seen.trouble()}")
             await asyncio.sleep(every_s)
         return found

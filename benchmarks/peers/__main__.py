@@ -86,6 +86,7 @@ def run(options: argparse.Namespace) -> report.Results:
     tools = install.ensure(CACHE)
     proxy_cpus, load_cpus = processors(options.pin)
     samples: list[Sample] = []
+    load_before = os.getloadavg()[0]
     failures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="run-", dir=CACHE) as name:
         directory = Path(name)
@@ -123,6 +124,7 @@ def run(options: argparse.Namespace) -> report.Results:
         rounds=options.rounds,
         seconds=options.seconds,
         pinned=proxy_cpus is not None,
+        load_before=load_before,
         data_plane=remark or "compiled",
         paced_rate=bench.paced_rate,
         failures=failures,

@@ -28,12 +28,14 @@ class Results(TypedDict):
     rounds: int
     seconds: float
     pinned: bool
+    load_before: float  # load average of the last minute before the run: what else the machine did
     data_plane: str  # "compiled", or why it is not
     paced_rate: float
     failures: list[str]
     samples: list[Sample]
 
 
+QUIET = 0.5  # load average of a machine that does nothing else
 CELL_HEADS = (
     "cell",
     "CPU µs a request: proxy",
@@ -165,6 +167,7 @@ the page again from them.
 What it costs to put a proxy in front of a model server, side by side on one machine: {cpus} cores, Linux
 {kernel}, Python {python}, nginx {nginx}, Envoy {envoy}, FastAPI {fastapi} with httpx {httpx} and uvicorn
 {uvicorn}; {date}.
+{neighbours}
 
 Load: wrk with 32 connections, POSTs of 1 KB JSON, 1,000 users in `X-User-Id`; model servers answer at
 once, or after 20 ms (`-20ms`, `-paced`, `-crowd`). Contenders have one worker (`two-workers` apart).
@@ -220,6 +223,15 @@ def _place(results: Results) -> str:
     return "Nothing is pinned; contender, load generator and model servers share the cores."
 
 
+def _neighbours(results: Results) -> str:
+    if results["load_before"] < QUIET:
+        return "The machine did nothing else."
+    return (
+        f"The machine was busy with other work (load average {results['load_before']:.1f} before the run): "
+        "ratios of CPU hold, latencies and throughput are those of a busy machine."
+    )
+
+
 def _data_plane(results: Results) -> str:
     if results["data_plane"] == "compiled":
         return "The gateway's data plane is compiled (`make compiled`), in `ours-interpreted` it is not."
@@ -239,6 +251,7 @@ def markdown(results: Results, chart: str) -> str:
         paced=f" Paced cells: an open loop of {rate} requests/s." if results["paced_rate"] else "",
         place=_place(results),
         data_plane=_data_plane(results),
+        neighbours=_neighbours(results),
         goals=_markdown_table(GOAL_HEADS, goal_rows(samples)),
         chart=chart,
         cells=_markdown_table(CELL_HEADS, cell_rows(samples)),

@@ -15,13 +15,16 @@ from pathlib import Path
 from benchmarks.peers.processes import PeerError
 
 ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("app", "migrations")
 BUILT = ROOT / ".cache" / "compiled"
 
 
 def take(directory: Path, sources: Path = ROOT, built: Path = BUILT) -> str:
     """Copy into `directory`; a remark on why there is no `compiled` tree, or nothing."""
     ignore = shutil.ignore_patterns("*.so")
-    shutil.copytree(sources / "app", directory / "plain" / "app", ignore=ignore)
+    for part in PARTS:
+        if (sources / part).is_dir():
+            shutil.copytree(sources / part, directory / "plain" / part, ignore=ignore)
     extensions = sorted(built.rglob("*.so"))
     if not extensions:
         return "the data plane is not compiled; `make compiled` does it"
@@ -31,7 +34,7 @@ def take(directory: Path, sources: Path = ROOT, built: Path = BUILT) -> str:
         name = extension.relative_to(built).with_name(extension.name.partition(".")[0] + ".py")
         if not _same(built / name, directory / "plain" / name):
             return f"the compiled data plane is older than {name}; `make compiled` brings it up to date"
-    shutil.copytree(directory / "plain" / "app", directory / "compiled" / "app")
+    shutil.copytree(directory / "plain", directory / "compiled")
     for extension in extensions:
         shutil.copy2(extension, directory / "compiled" / extension.relative_to(built))
     return ""

@@ -169,6 +169,7 @@ def test_the_page_and_the_chart_show_each_measured_cell() -> None:
         rounds=1,
         seconds=1.0,
         pinned=True,
+        load_before=0.1,
         data_plane="compiled",
         paced_rate=100.0,
         failures=["ours, round 1"],

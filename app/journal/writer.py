@@ -38,23 +38,39 @@ _RETRY_S = 0.25  # how long a full journal stays full before the disk is asked a
 
 
 class Counts:
-    """The writer's counters, in a mapped page. With no room for even that page they are kept in memory only."""
+    """The writer's counters, in a mapped page; in memory only while there is no room for even that page.
+
+    The page is locked before it has its name: whoever finds it without a lock may rely on the writer being dead.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file: int | None = None
-        self._map: mmap.mmap | bytearray
+        self._map: mmap.mmap | bytearray = bytearray(COUNTS_SIZE)
+        self.ensure()
+
+    def ensure(self) -> bool:
+        """Put the counters on disk unless they are there; False when that fails."""
+        if self._file is not None:
+            return True
+        new = self._path.with_suffix(".new")
+        file = -1
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.pwrite(
-                self._file, bytes(COUNTS_SIZE), 0
-            )  # written, not sparse: a mapped hole on a full disk would kill us
-            self._map = mmap.mmap(self._file, COUNTS_SIZE)
+            file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # written, not sparse: a mapped hole on a full disk would kill us
+            if os.pwrite(file, bytes(self._map), 0) != COUNTS_SIZE:
+                raise OSError("no room for the counters")
+            mapped = mmap.mmap(file, COUNTS_SIZE)
+            new.rename(self._path)
         except OSError:
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
-            self._map = bytearray(COUNTS_SIZE)
+            if file >= 0:
+                os.close(file)
+                with contextlib.suppress(OSError):
+                    new.unlink()
+            return False
+        self._file, self._map = file, mapped
+        return True
 
     def add(self, place: int, count: int = 1) -> None:
         value = COUNTER.unpack_from(self._map, place)[0]
@@ -203,6 +219,8 @@ class Writer:
         try:
             if self._bytes_on_disk() + self._policy.segment_bytes > self._policy.max_bytes:
                 raise OSError("journal.max_bytes reached")
+            if not self._counts.ensure():  # a segment without the lock beside it looks like a dead writer's
+                raise OSError("no room for the counters")
             name = segment_name(self.name, self._segment + 1)
             self._file = os.open(
                 self._directory / name,
@@ -271,7 +289,11 @@ class Writer:
         while True:
             await asyncio.sleep(self._policy.fsync_interval_ms / 1000)
             if self._dirty and self._file >= 0:
-                await loop.run_in_executor(self._syncer, self._sync_now, os.dup(self._file))
+                file = os.dup(self._file)  # a roll may close the segment meanwhile
+                try:
+                    await loop.run_in_executor(self._syncer, self._sync_now, file)
+                finally:
+                    os.close(file)
 
     # ---- reading and closing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import signal
@@ -229,3 +230,63 @@ for number in range(10**9):
     (counts,) = journal.counts()
     assert counts.closed
     assert 0 <= counts.received - len(found) <= 1
+
+
+def test_a_writers_counters_are_never_seen_without_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that looks between any two steps of a starting writer must not take it for dead: it would finish its segments."""
+    journal = Journal(tmp_path)
+    real = os.open
+
+    def looked_at(*arguments: object, **options: object) -> int:
+        file: int = real(*arguments, **options)  # type: ignore[arg-type]
+        with monkeypatch.context() as looking:
+            looking.setattr(os, "open", real)
+            assert all(not counts.closed for counts in Journal(tmp_path).counts())
+        return file
+
+    monkeypatch.setattr(os, "open", looked_at)
+    writer = Writer(JournalPolicy(str(tmp_path)), "w0")
+    assert writer.append(outcome(1), "outcome")
+    assert not only_segment(journal).closed
+    writer.close()
+
+
+def test_without_room_for_the_counters_there_is_no_segment_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segment beside which no lock lies looks like a dead writer's, and would be finished while it still grows."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    writer = Writer(JournalPolicy(str(tmp_path)), "w0")
+    assert not writer.append(outcome(1), "outcome")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    end = time.monotonic() + 10
+    while not writer.append(outcome(2), "outcome"):
+        assert time.monotonic() < end
+    journal = Journal(tmp_path)
+    assert numbers(journal) == [2]
+    assert not only_segment(journal).closed
+    (counts,) = journal.counts()
+    assert counts.received == 1 + sum(writer.dropped.values())
+    writer.close()
+
+
+async def test_syncing_leaves_no_file_open(tmp_path: Path) -> None:
+    writer = Writer(JournalPolicy(str(tmp_path), fsync_interval_ms=1), "w0")
+    writer.append(outcome(0), "outcome")
+    before = len(os.listdir("/proc/self/fd"))
+    syncing = asyncio.create_task(writer.sync_forever())
+    for number in range(60):
+        writer.append(outcome(number), "outcome")
+        await asyncio.sleep(0.002)
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
+    syncing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await syncing
+    writer.close()

@@ -1,0 +1,102 @@
+"""PostgreSQL is down, paused, restarted or cuts its connections: traffic does not notice, and every record lands once."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from app.adapters import migrations
+from tests.faults.traffic import Database, Traffic, accounted, credit, degraded, up
+from tests.misbehaving import MisbehavingUpstream
+from tests.servers import PostgresServer
+from tests.system import free_port, running_gateway
+
+
+async def test_postgres_down_at_start_and_then_without_tables_delays_only_the_records(
+    tmp_path: Path, own_postgres: PostgresServer, v1: MisbehavingUpstream
+) -> None:
+    database = await Database.made(own_postgres, tables=False)
+    own_postgres.stop()
+    with running_gateway(tmp_path, credit(v1), port=free_port(), store={"url": database.url}) as gateway:
+        async with Traffic(gateway.port) as traffic:
+            await traffic.more(100)
+            assert await degraded(gateway) == ["store"]
+            await asyncio.to_thread(own_postgres.start)
+            await traffic.more(100)
+            assert await degraded(gateway) == ["store"]  # there, but nobody has run `model-gateway migrate`
+            await asyncio.to_thread(migrations.upgrade, database.url)
+            await up(gateway)
+            await traffic.more(100)
+        traffic.all_good()
+        accounts = await accounted(gateway, database, traffic.ids)
+        assert accounts["received"] == accounts["stored"] == len(traffic.ids) == len(await database.stored())
+        assert accounts["dropped"] == {}
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [pytest.param(3.0, id="shortly"), pytest.param(60.0, id="a minute", marks=pytest.mark.faults)],
+)
+async def test_a_paused_postgres_loses_doubles_and_delays_nothing(
+    tmp_path: Path, own_postgres: PostgresServer, v1: MisbehavingUpstream, seconds: float
+) -> None:
+    database = await Database.made(own_postgres)
+    with running_gateway(tmp_path, credit(v1), port=free_port(), store={"url": database.url}) as gateway:
+        async with Traffic(gateway.port) as traffic:
+            await traffic.more(100)
+            own_postgres.pause()
+            try:
+                before = len(traffic.answers)
+                await asyncio.sleep(seconds)
+                meanwhile = len(traffic.answers) - before
+            finally:
+                own_postgres.resume()
+            await traffic.more(100)
+        traffic.all_good()
+        assert meanwhile > 20 * seconds
+        print(f"paused for {seconds:g} s: {meanwhile} answers, the slowest in {traffic.slowest_ms():.0f} ms")
+        accounts = await accounted(gateway, database, traffic.ids)
+        assert accounts["stored"] == len(traffic.ids)
+
+
+async def test_a_restarted_postgres_loses_and_doubles_nothing(
+    tmp_path: Path, own_postgres: PostgresServer, v1: MisbehavingUpstream
+) -> None:
+    database = await Database.made(own_postgres)
+    with running_gateway(tmp_path, credit(v1), port=free_port(), store={"url": database.url}) as gateway:
+        async with Traffic(gateway.port) as traffic:
+            for end in (own_postgres.stop, own_postgres.kill):
+                await traffic.more(100)
+                await asyncio.to_thread(end)
+                await traffic.more(100)
+                await asyncio.to_thread(own_postgres.start)
+            await traffic.more(100)
+        traffic.all_good()
+        accounts = await accounted(gateway, database, traffic.ids)
+        assert accounts["stored"] == len(traffic.ids)
+
+
+@pytest.mark.parametrize(
+    "rounds", [pytest.param(30, id="shortly"), pytest.param(600, id="a minute", marks=pytest.mark.faults)]
+)
+async def test_connections_cut_in_a_loop_lose_and_double_nothing(
+    tmp_path: Path, own_postgres: PostgresServer, v1: MisbehavingUpstream, rounds: int
+) -> None:
+    database = await Database.made(own_postgres)
+    cut = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+        f"WHERE datname = '{database.name}' AND pid <> pg_backend_pid()"
+    )
+    with running_gateway(tmp_path, credit(v1), port=free_port(), store={"url": database.url}) as gateway:
+        cuts = 0
+        async with Traffic(gateway.port, clients=8, pause_s=0.0) as traffic:
+            for _ in range(rounds):
+                ((times,),) = await database.rows(cut)
+                cuts += times
+                await traffic.more(5)
+        traffic.all_good()
+        assert cuts >= rounds / 10
+        accounts = await accounted(gateway, database, traffic.ids)
+        assert accounts["stored"] == len(traffic.ids)

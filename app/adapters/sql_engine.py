@@ -86,7 +86,7 @@ async def transaction(engine: AsyncEngine, deadline_s: float) -> AsyncIterator[A
     except (OverflowError, UnicodeError) as error:  # from a driver that cannot convert a value
         raise RefusedRowError(str(error)) from error
     except TimeoutError as error:
-        raise UnavailableError(f"the database did not answer within {deadline_s:g} s") from error
+        raise UnavailableError("the database did not answer in time") from error
     except OSError as error:
         raise UnavailableError(f"the database cannot be reached: {error}") from error
 

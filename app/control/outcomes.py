@@ -6,6 +6,7 @@ The recorder joins them to their predictions later, so neither the prediction no
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from app.journal.records import OutcomeRecord
 
 # outcome ids kept in memory, so that a retry is known before the recorder has stored the first
 RECENT = 200_000
+STORE_S = 2.0  # how long an answer waits for a silent store,
+PATIENCE_S = 5.0  # which is then not asked again for so long
 MAX_REJECTED = 1000  # named in one answer; the others are only counted
 MAX_TEXT = 200
 _FIELDS = frozenset({"prediction_id", "ground_truth", "observed_at", "source", "model", "request_id"})
@@ -77,6 +80,7 @@ class OutcomeIntake:
         self._store = store
         self._clock = clock
         self._recent: OrderedDict[str, None] = OrderedDict()
+        self._ask_again_at = 0.0
         self.counts: Counter[tuple[str, str]] = Counter()  # (model or "", result)
 
     async def take(self, outcomes: Sequence[Any], first_index: int, actor: str, receipt: Receipt) -> None:
@@ -94,8 +98,7 @@ class OutcomeIntake:
                 items.append(self._item(index, outcome, now, actor))
             except _RefusedError as refused:
                 self._reject(receipt, index, "", str(refused))
-        predictions = await self._predictions(items)
-        stored = await self._stored(items)
+        predictions, stored = await self._known(items)
         taken: list[_Item] = []
         for item in items:
             prediction = predictions.get(item.record.prediction_id)
@@ -172,25 +175,31 @@ class OutcomeIntake:
         known = self._registry.get(model)
         return fault(record.ground_truth, known.task if known else "none")
 
-    async def _predictions(self, items: Sequence[_Item]) -> dict[str, Row]:
-        """What is stored of their predictions; nothing while the store is down: the outcome waits in the
-        journal then.
+    async def _known(self, items: Sequence[_Item]) -> tuple[dict[str, Row], set[str]]:
+        """What is stored of their predictions, and which of themselves; nothing while the store is down or
+        silent. Then contradictions are found, and duplicates left out, by the recorder.
         """
-        ids = list({item.record.prediction_id for item in items if item.record.prediction_id})
+        if self._clock.monotonic() < self._ask_again_at:
+            return {}, set()
         try:
-            return await self._store.predictions_brief(ids) if ids else {}
+            async with asyncio.timeout(STORE_S):
+                return await self._predictions(items), await self._stored(items)
         except UnavailableError:
-            return {}
+            return {}, set()
+        except TimeoutError:
+            self._ask_again_at = self._clock.monotonic() + PATIENCE_S
+            return {}, set()
+
+    async def _predictions(self, items: Sequence[_Item]) -> dict[str, Row]:
+        ids = list({item.record.prediction_id for item in items if item.record.prediction_id})
+        return await self._store.predictions_brief(ids) if ids else {}
 
     async def _stored(self, items: Sequence[_Item]) -> set[str]:
         new = [item for item in items if item.id not in self._recent]
         ids = [item.id for item in new]
         records = [item.record for item in new]
         subjects = [outcome_subject(r.prediction_id, r.model, r.request_id) for r in records]
-        try:
-            return await self._store.outcomes_known(ids, subjects) if ids else set()
-        except UnavailableError:
-            return set()  # counted as accepted; the store keeps one of them all the same
+        return await self._store.outcomes_known(ids, subjects) if ids else set()
 
 
 def _text(outcome: Mapping[str, Any], name: str) -> str:

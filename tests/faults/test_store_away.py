@@ -49,6 +49,8 @@ async def test_a_paused_postgres_loses_doubles_and_delays_nothing(
             own_postgres.pause()
             try:
                 before = len(traffic.answers)
+                outcome = {"prediction_id": traffic.ids[0], "ground_truth": 1}
+                receipt = await asyncio.to_thread(gateway.admin, "POST", "/feedback", outcome)
                 await asyncio.sleep(seconds)
                 meanwhile = len(traffic.answers) - before
             finally:
@@ -57,8 +59,11 @@ async def test_a_paused_postgres_loses_doubles_and_delays_nothing(
         traffic.all_good()
         assert meanwhile > 20 * seconds
         print(f"paused for {seconds:g} s: {meanwhile} answers, the slowest in {traffic.slowest_ms():.0f} ms")
+        assert (receipt.status_code, receipt.json()["accepted"]) == (202, 1)  # durable in the journal
         accounts = await accounted(gateway, database, traffic.ids)
-        assert accounts["stored"] == len(traffic.ids)
+        assert accounts["stored"] == len(traffic.ids) + 1
+        labelled = "SELECT prediction_id FROM predictions WHERE ground_truth IS NOT NULL"
+        assert await database.rows(labelled) == [(traffic.ids[0],)]
 
 
 async def test_a_restarted_postgres_loses_and_doubles_nothing(

@@ -37,7 +37,7 @@ def play(port: int | None, speed: float, once: bool) -> int:
     """Runs the whole demo; see `app.demo.run`."""
     console = Console()
     try:
-        return asyncio.run(_play(console, free_port(port or DEFAULT_PORT), Pace.at(speed), once))
+        asyncio.run(_play(console, free_port(port or DEFAULT_PORT), Pace.at(speed), once))
     except (NotAsExpected, DidNotStart, Refused, httpx2.TransportError) as fault:
         console.print("\n[bold red]Not as expected:[/]", end=" ")
         console.print(str(fault) or type(fault).__name__, markup=False, highlight=False)
@@ -45,9 +45,12 @@ def play(port: int | None, speed: float, once: bool) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("\nStopped before the end; nothing is left running.")
         return INTERRUPTED
+    if not once:
+        console.print("Stopped; nothing is left running.")
+    return 0
 
 
-async def _play(console: Console, port: int, pace: Pace, once: bool) -> int:
+async def _play(console: Console, port: int, pace: Pace, once: bool) -> None:
     _stop_in_order_on_signals()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="demo-") as name, Screen(console) as screen:
@@ -64,7 +67,6 @@ async def _play(console: Console, port: int, pace: Pace, once: bool) -> int:
                     await _close(screen, story, time.monotonic() - started)
                     if not once:
                         await _stay(screen, gateway, directory)
-    return 0
 
 
 @contextlib.asynccontextmanager
@@ -142,4 +144,4 @@ Sign in with the token in {token}
     )
     with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
         await asyncio.Event().wait()
-    screen.console.print("Stopped; nothing is left running.")
+    screen.console.print("Stopping …")

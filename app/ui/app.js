@@ -50,7 +50,9 @@ function follow() {
   live.follow({ models: MODELS, ...place.view.paths?.(context()) });
   document.title = `${place.model ? `${place.model} ${place.view.title.toLowerCase()}` : place.view.title} · model-gateway`;
   show();
-  if (moved) window.scrollTo(0, 0);
+  if (!moved) return;
+  window.scrollTo(0, 0);
+  document.querySelector(".tabs [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 }
 
 function context() {
@@ -83,7 +85,7 @@ function show() {
 
 function header({ live: { lost, errors } }) {
   const link = (page, text) => h("a", { href: `#/${page}`, "aria-current": place.page === page ? "page" : null }, text);
-  return h("header", { class: "top", key: "top" },
+  return h("header", { class: "masthead", key: "masthead" },
     h("a", { class: "brand", href: "#/" }, h("img", { src: "/ui/icon.svg", alt: "" }), "model-gateway"),
     h("nav", { "aria-label": "Pages" }, link("", "Models"), link("accounting", "Accounting"), link("audit", "Audit")),
     h("div", { class: "row" },

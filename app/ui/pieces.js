@@ -17,7 +17,7 @@ export function table(columns, rows, { caption, empty = "nothing yet", key } = {
     h("table", null,
       caption && h("caption", null, caption),
       h("thead", null, h("tr", null, columns.map((column) => h("th", { scope: "col", class: column.numeric ? "n" : "" }, column.name)))),
-      h("tbody", null, rows.map((row, index) => h("tr", { key: key ? key(row) : index }, columns.map((column) => h("td", { class: column.numeric ? "n" : column.tight ? "tight" : "" }, column.of(row))))))));
+      h("tbody", null, rows.map((row, index) => h("tr", { key: key ? key(row) : index }, columns.map((column) => h("td", { "data-name": column.name, class: column.numeric ? "n" : column.tight ? "tight" : "" }, h("div", null, column.of(row)))))))));
 }
 
 /** A moment as local time, with the full form for those who point at it. */

@@ -15,7 +15,7 @@ const STRATEGIES = {
 };
 const MORE = 10;
 
-const fresh = () => ({ items: [], at: 0, done: 0, note: "", problem: "", strategies: ["uncertainty", "random"], label: "" });
+const fresh = () => ({ items: [], at: 0, done: 0, busy: false, note: "", problem: "", strategies: ["uncertainty", "random"] });
 let desk = fresh();
 let stopListening = () => {};
 
@@ -106,6 +106,8 @@ function features(values) {
 }
 
 async function answer(here, item, label) {
+  if (desk.busy) return; // a second key press must not label the next item unseen
+  desk = { ...desk, busy: true };
   try {
     await call("POST", modelPath(here.name, `/review/${encodeURIComponent(item.prediction_id)}`), { label });
     desk = { ...desk, done: desk.done + 1, problem: "" };
@@ -113,6 +115,7 @@ async function answer(here, item, label) {
     if (!(error instanceof Refusal)) throw error;
     desk = { ...desk, problem: error.message };
     if (error.status !== 409) {
+      desk = { ...desk, busy: false };
       here.show();
       return;
     }
@@ -121,7 +124,7 @@ async function answer(here, item, label) {
 }
 
 function next(here) {
-  desk = { ...desk, at: desk.at + 1 };
+  desk = { ...desk, at: desk.at + 1, busy: false };
   announce(desk.at < desk.items.length ? `Item ${desk.at + 1} of ${desk.items.length}` : "All items of this draw are done");
   here.show();
 }
@@ -131,7 +134,7 @@ function listen(here) {
   stopListening();
   const press = (event) => {
     const item = desk.items[desk.at];
-    if (!item || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=text], input:not([type]), select, textarea, dialog *")) return;
+    if (!item || event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.("input[type=text], input:not([type]), select, textarea, dialog *")) return;
     const option = choices(here, item)[Number(event.key) - 1];
     if (option !== undefined) answer(here, item, option);
     else if (event.key === "s") next(here);

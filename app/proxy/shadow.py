@@ -13,18 +13,35 @@ from app.proxy.plane import Plane, Served
 from app.proxy.upstream import Attempt
 
 MAX_ANSWER = (
-    8 * 1024 * 1024
-)  # a copy's answer beyond this is cut off: its server is not to be read for nothing
+    1024 * 1024
+)  # a copy's answer may be this large, or four times production's; a larger one is cut off at once
 MAX_PAIRS = 10_000  # between two publications
 
 
 class Copy:
     """One copy of one request under way."""
 
-    __slots__ = ("_answer_size", "_body", "_canary", "at_ns", "id", "role", "served", "shadows", "version")
+    __slots__ = (
+        "_answer_size",
+        "_body",
+        "_canary",
+        "_largest",
+        "at_ns",
+        "id",
+        "role",
+        "served",
+        "shadows",
+        "version",
+    )
 
     def __init__(
-        self, shadows: Shadows, exchange: Exchange, version: str, role: str, canary: Attempt | None
+        self,
+        shadows: Shadows,
+        exchange: Exchange,
+        version: str,
+        role: str,
+        canary: Attempt | None,
+        largest: int,
     ) -> None:
         self.shadows = shadows
         self.served = exchange.served
@@ -33,6 +50,7 @@ class Copy:
         self.version = version
         self.role = role
         self._canary = canary
+        self._largest = largest
         self._body: list[bytes] = []
         self._answer_size = 0
 
@@ -43,7 +61,7 @@ class Copy:
                 self._body.append(part[: cap - self._answer_size])
             self._answer_size += len(part)
         attempt.parts.clear()
-        if self._answer_size > MAX_ANSWER:
+        if self._answer_size > self._largest or attempt.length > self._largest:
             attempt.cancel()
             attempt.error = "too_large"
             self._end(attempt)
@@ -107,14 +125,17 @@ class Shadows:
         """Called after the answer has left."""
         served = exchange.served
         place = exchange.place
+        largest = max(MAX_ANSWER, 4 * attempt.size)
         if place < served.model.shadow.sample:
             for version in served.shadow_versions:
                 if version != exchange.version:
-                    self._start(exchange, version, "shadow", None)
+                    self._start(exchange, version, "shadow", None, largest)
         if exchange.role == "canary" and exchange.forced is None and served.within_control_budget(place):
-            self._start(exchange, served.flags.production, "control", attempt)
+            self._start(exchange, served.flags.production, "control", attempt, largest)
 
-    def _start(self, exchange: Exchange, version: str, role: str, canary: Attempt | None) -> None:
+    def _start(
+        self, exchange: Exchange, version: str, role: str, canary: Attempt | None, largest: int
+    ) -> None:
         served = exchange.served
         request = exchange.request
         key = (served.name, version, role)
@@ -129,7 +150,7 @@ class Shadows:
             self._drop(served, version, "draining")
             return
         self.running[key] = running + 1
-        copy = Copy(self, exchange, version, role, canary)
+        copy = Copy(self, exchange, version, role, canary, largest)
         framing = b"Content-Length: %d\r\n" % request.size if request.length else b""
         attempt = Attempt(
             served.shadow_upstreams[version], copy, request.method, exchange.head, framing, request.body()

@@ -370,6 +370,9 @@ class ServerProtocol(asyncio.Protocol):
             self._close()
 
     def drain(self) -> None:
-        """Shutting down: idle connections close now, busy ones after their answer."""
+        """Shutting down: busy connections close after their answer, idle ones a moment later.
+
+        A request may be on its way on an idle connection: it is still answered, with `Connection: close`.
+        """
         if self._exchange is None and self._reading is None and not self._queue:
-            self._close()
+            self.deadline = self.plane.loop.time() + min(1.0, self.plane.server.drain_s / 4)

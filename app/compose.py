@@ -151,7 +151,12 @@ class _Control:
             accounting=self.recorder.accounting,
             clock=clock,
             data_dir=directory,
-            series=(self.recorder.series, self.dependencies.series, self._journal_series),
+            series=(
+                self.recorder.series,
+                self.dependencies.series,
+                self._journal_series,
+                self._distribution_series,
+            ),
         )
         self.application = create_app(services)
 
@@ -161,6 +166,11 @@ class _Control:
             yield Series("gateway_journal_records_total", (kind,), count)
         for reason, count in self.writer.dropped.items():
             yield Series("gateway_journal_dropped_total", (reason,), count)
+
+    def _distribution_series(self) -> Iterator[Series]:
+        """What Redis held that could not be read; flags that could be read and were refused are counted by the flags service."""
+        if isinstance(self.distribution, RedisDistribution):
+            yield Series("gateway_flags_refused_total", (), self.distribution.refused)
 
     @classmethod
     async def build(cls, spec: ControlSpec, stack: contextlib.AsyncExitStack) -> _Control:

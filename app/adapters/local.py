@@ -22,6 +22,9 @@ class LocalDistribution:
     async def publish(self, flags: Flags) -> None:
         self._send(flags)
 
+    async def correct(self, wrong: Flags, right: Flags) -> None:
+        """Nothing is held here that could be wrong."""
+
     def _send(self, item: Flags | None) -> None:
         for queue in self._listeners:
             if queue.full():

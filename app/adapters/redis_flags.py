@@ -39,6 +39,15 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('PUBLISH', ARGV[4], ARGV[3])
 return 1
 """
+# Flags that the store never held give way to those that it holds, whatever their revision says.
+_CORRECT = """
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+local ok, value = pcall(cjson.decode, held or '')
+if ok and type(value) == 'table' and value.revision == tonumber(ARGV[2]) then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+end
+return 1
+"""
 
 
 class RedisDistribution:
@@ -55,6 +64,14 @@ class RedisDistribution:
         with translated():
             answer: Any = self._client.eval(
                 _PUT, 1, HASH, flags.model, str(flags.revision), msgspec.json.encode(flags).decode(), CHANNEL
+            )
+            await answer
+
+    async def correct(self, wrong: Flags, right: Flags) -> None:
+        """Put `right` in the place of `wrong`, if it is still there. `UnavailableError` when Redis is away."""
+        with translated():
+            answer: Any = self._client.eval(
+                _CORRECT, 1, HASH, wrong.model, str(wrong.revision), msgspec.json.encode(right).decode()
             )
             await answer
 

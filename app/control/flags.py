@@ -62,7 +62,8 @@ class FlagsService:
         self._listeners: list[Callable[[str], None]] = []
         self._confirmed_at = clock.monotonic()
         self._settling: asyncio.Task[None] | None = None
-        self.refused = 0  # flags that came from elsewhere and cannot be served
+        self._denied: dict[str, Flags] = {}  # came from elsewhere, but the store never held them
+        self.refused = 0  # flags that came from elsewhere and are not served
 
     # ---- reading
 
@@ -143,19 +144,50 @@ class FlagsService:
                 await asyncio.sleep(1.0)
 
     async def _take_from_elsewhere(self, flags: Flags) -> None:
-        current = self._current.get(flags.model)
-        if current is None or flags.revision <= current.revision or self._has_pending(flags.model):
+        if not self._is_news(flags):
             return
         if self._faults(flags):
             await self._registry.load()  # perhaps of a version that was just registered on another host
-        if found := self._faults(flags):
+        found = self._faults(flags)
+        denied = not towards_safety(self._current[flags.model], flags) and not await self._held(flags)
+        if found or denied:
             self.refused += 1
             log.warning(
-                "flags from elsewhere refused", model=flags.model, revision=flags.revision, faults=found
+                "flags from elsewhere refused",
+                model=flags.model,
+                revision=flags.revision,
+                faults=found or ["the store does not hold them"],
             )
-            return
-        self._apply(flags)
-        await self._save()
+        if denied:
+            self._denied[flags.model] = flags
+            await self._distribution.correct(flags, self._current[flags.model])
+        elif not found and self._is_news(flags):
+            self._apply(flags)
+            await self._save()
+
+    def _is_news(self, flags: Flags) -> bool:
+        current = self._current.get(flags.model)
+        return (
+            current is not None
+            and flags.revision > current.revision
+            and flags != self._denied.get(flags.model)
+            and not self._has_pending(flags.model)
+        )
+
+    async def _held(self, flags: Flags) -> bool:
+        """Whether the store holds these flags, or newer ones, or cannot be asked. It is asked twice: an urgent
+        change travels before it is stored.
+        """
+        for pause_s in (0.0, _SETTLE_S):
+            await asyncio.sleep(pause_s)
+            try:
+                async with asyncio.timeout(_SETTLE_S):
+                    stored = await self._store.flags()
+            except (UnavailableError, TimeoutError):
+                return True
+            if any(one.model == flags.model and one.revision >= flags.revision for one in stored):
+                return True
+        return False
 
     async def reconcile(self) -> None:
         """Send what waits for the store, then take in what it holds. `UnavailableError` when it does not

@@ -167,7 +167,9 @@ class Store(Protocol):
 
     async def positions(self, writers: Sequence[str]) -> list[Position]: ...
     async def put_writer_counts(self, counts: Sequence[WriterCounts]) -> None: ...
-    async def ledger(self, host: str) -> Ledger: ...
+    async def ledger(self, host: str, without: Sequence[str] = ()) -> Ledger:
+        """Sums over the host's writers, but for those named."""
+
     async def join_waiting_outcomes(self, limit: int) -> int:
         """Join outcomes that came before their prediction; returns how many were joined."""
 
@@ -257,6 +259,9 @@ class FlagsDistribution(Protocol):
     """Carries flags between the hosts. The store holds the truth; this only makes it travel."""
 
     async def publish(self, flags: Flags) -> None: ...
+    async def correct(self, wrong: Flags, right: Flags) -> None:
+        """Put `right` in the place of `wrong`, which the store never held, if it is still there."""
+
     def changes(self) -> AsyncIterator[Flags]:
         """Flags changed anywhere (also by ourselves, possibly repeated), by hint or by polling."""
 

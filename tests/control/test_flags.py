@@ -11,9 +11,10 @@ import pytest
 
 from app.adapters.local import LocalDistribution
 from app.control.flags import PENDING_LIMIT
+from app.control.ports import AuditEntry
 from app.domain.flags import Flags
 from app.errors import InvalidError, NotFoundError, StaleRevisionError, UnavailableError
-from tests.control_parts import Control, FlakyStore, control, model, until
+from tests.control_parts import START, Control, FlakyStore, control, model, until
 
 WHO = {"actor": "ops", "origin": "10.0.0.1", "reason": "test"}
 CANARY = {"candidate": "v2", "canary_percent": 5.0, "canary_enabled": True}
@@ -152,14 +153,19 @@ async def test_a_version_that_left_the_file_does_not_stop_the_others(tmp_path: P
 
 async def test_garbage_from_another_host_is_refused_and_counted(tmp_path: Path) -> None:
     distribution = LocalDistribution()
+    audit = AuditEntry(START, "ops", "test", "flags.set", "credit", "test")
     async with control(tmp_path, distribution=distribution) as parts:
         following = asyncio.create_task(parts.flags.run())
         await until(lambda: len(distribution._listeners) == 1)
         await distribution.publish(Flags("credit", 7, "no-such-version"))
         await distribution.publish(Flags("unknown", 7, "v1"))
-        await distribution.publish(Flags("credit", 8, "v2"))
-        await until(lambda: parts.flags.current("credit").revision == 8)
-        assert parts.flags.refused == 1
+        await distribution.publish(Flags("credit", 900, "v3"))  # looks good, but the store never held it
+        await until(lambda: parts.flags.refused == 2)
+        assert parts.flags.current("credit").revision == 0
+        held = await parts.store.put_flags(Flags("credit", 1, "v2"), 0, audit)
+        await distribution.publish(held)
+        await until(lambda: parts.flags.current("credit") == held)
+        assert parts.flags.refused == 2
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
 

@@ -157,6 +157,13 @@ async def up(gateway: RunningGateway, within_s: float = 60.0) -> None:
             await asyncio.sleep(0.1)
 
 
+async def down(gateway: RunningGateway, *names: str) -> None:
+    """Until exactly these are said to be down."""
+    async with asyncio.timeout(30):
+        while sorted(await degraded(gateway)) != sorted(names):
+            await asyncio.sleep(0.1)
+
+
 async def degraded(gateway: RunningGateway) -> list[str]:
     """What `/readyz` says is down; it must take traffic all the same."""
     reply = await asyncio.to_thread(gateway.admin, "GET", "/readyz")

@@ -1,0 +1,121 @@
+"""The recorder is killed between reading, committing and deleting a segment, again and again: each record is stored once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from app.adapters.stores import open_store
+from app.domain.policy import JournalPolicy
+from app.domain.prediction import format_id, uuid7
+from app.journal.format import entry
+from app.journal.reader import Journal
+from app.journal.records import PredictionRecord, encode
+from app.journal.writer import Writer
+from tests.faults.dying_recorder import POINTS
+from tests.faults.traffic import Database
+from tests.servers import PostgresServer
+
+RECORDS = 3000
+
+
+def record(number: int) -> PredictionRecord:
+    now = time.time_ns()
+    return PredictionRecord(
+        prediction_id=uuid7(now // 10**6, (number << 8).to_bytes(10, "big")).bytes,
+        at_ns=now,
+        model="credit",
+        version="v1",
+        role="production",
+        status=200,
+        latency_us=1000,
+        reason="no candidate",
+        bucket=-1,
+        canary_percent=0.0,
+        flags_revision=0,
+        rollout_id="",
+        forced=False,
+        routing_key=None,
+        request_id=None,
+        method="POST",
+        target="/predict",
+        request_type="application/json",
+        request_encoding="",
+        request_size=30,
+        request_body=b'{"features": {"income": 41.5}}',
+        response_type="application/json",
+        response_encoding="",
+        response_size=37,
+        response_body=b'{"prediction": 1, "confidence": 0.75}',
+        ended="complete",
+    )
+
+
+def written(directory: Path) -> list[str]:
+    """A dead writer's journal of several segments; the last record is torn off in its middle."""
+    writer = Writer(JournalPolicy(str(directory), segment_bytes=50_000, fsync="never"), "w0")
+    records = [record(number) for number in range(RECORDS)]
+    for one in records:
+        assert writer.append(one, "prediction")
+    writer.close()
+    last = Journal(directory).segments()[-1]
+    torn = entry(encode(record(RECORDS)))
+    with last.path.open("ab") as file:
+        file.write(torn[: len(torn) // 2])
+    assert last.segment > 3
+    return [format_id(one.prediction_id) for one in records]
+
+
+def run(url: str, directory: Path, point: str, number: int) -> int:
+    command = [sys.executable, "-m", "tests.faults.dying_recorder", url, str(directory), point, str(number)]
+    return subprocess.run(command, timeout=120, check=False).returncode
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.mark.parametrize(
+    "rounds", [pytest.param(1, id="shortly"), pytest.param(15, id="long", marks=pytest.mark.faults)]
+)
+async def test_a_recorder_killed_at_every_point_stores_each_record_once(
+    tmp_path: Path, store_url: str, rounds: int
+) -> None:
+    chance = random.Random(7)
+    directory = tmp_path / "journal"
+    expected = written(directory)
+    deaths = 0
+    for _ in range(rounds):
+        for point in POINTS:
+            status = await asyncio.to_thread(run, store_url, directory, point, chance.randint(1, 3))
+            deaths += status == -signal.SIGKILL
+        expected += written(directory)
+    assert await asyncio.to_thread(run, store_url, directory, "never", 0) == 0
+    assert deaths >= 4 * rounds
+    store = await open_store(store_url)
+    try:
+        found = [row["prediction_id"] for row in await store.recent("credit", "v1", None, 10**6)]
+        coverage = await store.coverage("credit", None, None)
+        ledger = await store.ledger("test-host")
+    finally:
+        await store.close()
+    assert sorted(found) == sorted(expected)
+    assert coverage == [{"model_version": "v1", "predictions": len(expected), "labelled": 0}]
+    assert ledger.stored == len(expected)
+    assert ledger.received == ledger.stored + sum(ledger.dropped.values())
+    assert sum(ledger.dropped.values()) == rounds + 1, (
+        ledger
+    )  # the torn ones, of which no client saw an answer
+    assert not any(name.endswith(".seg") for name in os.listdir(directory))
+    print(f"{deaths} deaths, {len(expected)} records")

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from app.demo.model_server import ModelFile
 
-NOISE = 0.1  # standard deviations of a feature
+NOISE = 0.1  # of a measurement, in standard deviations of the feature
 SPLIT_SEED = 7  # the same halves in every process: what trains a model never comes from the field
 FEW_FEATURES = ("mean_texture", "mean_compactness")
 Matrix = np.ndarray
@@ -40,7 +40,7 @@ class World:
     (areas: squared).
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, noise: float = NOISE) -> None:
         data = load_breast_cancer()
         self.features: tuple[str, ...] = tuple(str(name).replace(" ", "_") for name in data.feature_names)
         self.magnification = 1.0
@@ -51,7 +51,7 @@ class World:
         self.training_truth: Matrix = data.target[training]
         self._rows: Matrix = data.data
         self._truth: Matrix = data.target
-        self._noise: Matrix = NOISE * self.training_rows.std(axis=0)
+        self._noise: Matrix = noise * self.training_rows.std(axis=0)
         self._powers = np.array([_power_of_length(name) for name in self.features])
 
     def meet_later_patients(self) -> None:

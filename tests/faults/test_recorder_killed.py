@@ -21,8 +21,6 @@ from app.journal.reader import Journal
 from app.journal.records import PredictionRecord, encode
 from app.journal.writer import Writer
 from tests.faults.dying_recorder import POINTS
-from tests.faults.traffic import Database
-from tests.servers import PostgresServer
 
 RECORDS = 3000
 

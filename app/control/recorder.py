@@ -1,14 +1,16 @@
 """Moves records from the journal to the store, exactly once. Never on the path of a request: while the store is away, the journal holds.
 
 A segment's position is written in the transaction that stores its rows, so a kill at any point resumes where the store says; a segment
-is deleted only after its last record is committed. A row that the store refuses goes into quarantine alone.
+is deleted only after its last record is committed. A row that the store refuses goes into quarantine alone. While the recorder is behind,
+the next batch is read and extracted during the commit of the one before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,20 +18,13 @@ from typing import Any
 import msgspec
 import structlog
 
+from app.control.accounts import Accounts
 from app.control.clock import Clock
 from app.control.extraction import Extractor, outcome
-from app.control.ports import (
-    Batch,
-    OutcomeRow,
-    Position,
-    PredictionRow,
-    QuarantineRow,
-    ShadowRow,
-    Store,
-    WriterCounts,
-)
+from app.control.ports import Batch, OutcomeRow, Position, PredictionRow, QuarantineRow, ShadowRow, Store
+from app.control.tailing import Tail
 from app.domain.model import Model
-from app.domain.prediction import format_id
+from app.domain.prediction import format_id, row_id
 from app.errors import RefusedRowError, UnavailableError
 from app.journal.reader import Entry, Journal, SegmentInfo
 from app.journal.records import OutcomeRecord, PredictionRecord, Record, ShadowRecord, decode
@@ -37,33 +32,46 @@ from app.link.messages import Series
 
 log = structlog.get_logger(__name__)
 
-BATCH_BYTES = 4 * 1024 * 1024
-SMALLEST, LARGEST = 200, 2000  # records of a batch: few while up to date, many while behind
-IDLE_S = 0.1
+BATCH_BYTES = 8 * 1024 * 1024
+SMALLEST, LARGEST = 250, 4000  # records of a batch: few while up to date, many while behind
+IDLE_S = 0.1  # between two batches while up to date
+SLICE_S = 0.005  # of work before others get their turn
 UPKEEP_S = 1.0
 MAINTAIN_S = 3600.0
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.2, 5.0
-SLICE = 50  # records decoded before others get their turn
-JOIN_AT_ONCE = 5000
+JOIN_AT_ONCE = 1000
+_ROWS_AT_ONCE = 100
 
-Key = tuple[str, int]
+Row = PredictionRow | ShadowRow | OutcomeRow
+_KINDS = {PredictionRecord: "prediction", ShadowRecord: "shadow", OutcomeRecord: "outcome"}
 
 
 @dataclass(slots=True)
-class _Item:
-    """A journal entry on its way: the rows it became, or why it became none."""
+class Item:
+    """A journal entry on its way: its record, the rows it became, and why it, or a row of it, goes into quarantine."""
 
     segment: SegmentInfo
     entry: Entry
-    kind: str = "undecodable"
-    predictions: list[PredictionRow] = field(default_factory=list)
-    shadows: list[ShadowRow] = field(default_factory=list)
-    outcomes: list[OutcomeRow] = field(default_factory=list)
+    record: Record | None = None
+    rows: Sequence[Row] = ()
     refused: str | None = None
+
+    @property
+    def kind(self) -> str:
+        return _KINDS[type(self.record)] if self.record is not None else "undecodable"
+
+
+@dataclass(slots=True)
+class Taken:
+    """Read and extracted, not stored yet."""
+
+    items: list[Item] = field(default_factory=list)
+    positions: list[Position] = field(default_factory=list)
+    full: bool = False  # there is more where this came from
 
 
 class Recorder:
-    """`run` as a task, or `step` by step. `models` gives the current models; `host` names this journal in the ledger."""
+    """`run` as a task; `step` moves one batch, also while `run` goes on. `host` names this journal in the ledger."""
 
     def __init__(
         self,
@@ -73,14 +81,13 @@ class Recorder:
         clock: Clock,
         host: str,
     ) -> None:
-        self._journal = journal
         self._store = store
         self._models = models
         self._clock = clock
-        self._host = host
         self._extractor = Extractor(models)
-        self._positions: dict[Key, Position] = {}
-        self._known_writers: set[str] = set()
+        self._tail = Tail(journal, store)
+        self._accounts = Accounts(journal, store, self._tail, host)
+        self._taken: deque[Taken] = deque()
         self._limit = SMALLEST
         self._upkeep_at = 0.0
         self._maintain_at = 0.0
@@ -88,7 +95,6 @@ class Recorder:
         self.recorded: Counter[str] = Counter()
         self.quarantined: Counter[str] = Counter()
         self.comparisons: Counter[tuple[str, str, str]] = Counter()
-        self._pending = 0
 
     # ---- the loop
 
@@ -97,214 +103,179 @@ class Recorder:
         backoff = FIRST_BACKOFF_S
         while True:
             try:
-                moved = await self.step()
+                await self.step()
                 await self._upkeep()
-                backoff = FIRST_BACKOFF_S
-                if not moved:
-                    await asyncio.sleep(IDLE_S)
             except (UnavailableError, OSError) as error:
                 log.warning("the recorder waits", error=str(error), seconds=round(backoff, 1))
                 await asyncio.sleep(backoff * random.uniform(0.8, 1.2))  # noqa: S311  # jitter
                 backoff = min(LONGEST_BACKOFF_S, backoff * 2)
+                continue
+            backoff = FIRST_BACKOFF_S
+            if not self._taken:
+                await asyncio.sleep(IDLE_S)
 
     async def step(self) -> int:
         """Move one batch; how many records it was. `UnavailableError` leaves everything as it was."""
         async with self._lock:
-            segments = self._journal.segments()
-            await self._learn_positions({segment.writer for segment in segments})
-            items, positions = await self._gather(segments)
-            if items or positions:
-                await self._remember_for_shadows(items)
-                await self._store_batch(items, positions)
-            self._delete_finished(segments)
-            self._limit = (
-                min(LARGEST, self._limit * 2)
-                if len(items) >= self._limit
-                else max(SMALLEST, self._limit // 2)
-            )
-            return len(items)
+            if not self._taken:
+                self._taken.append(await self._take())
+            batch = self._taken[0]
+            committing = asyncio.create_task(self._commit(batch), name="recorder-commit")
+            try:
+                if batch.full and len(self._taken) == 1:
+                    self._taken.append(await self._take())
+                await committing
+            except (
+                BaseException
+            ):  # the batch stays: it is tried again, and the store ignores what it holds already
+                committing.cancel()
+                await asyncio.wait({committing})
+                raise
+            self._taken.popleft()
+            return len(batch.items)
 
-    async def _learn_positions(self, writers: set[str]) -> None:
-        new = writers - self._known_writers
-        if new:
-            for position in await self._store.positions(sorted(new)):
-                self._positions[position.writer, position.segment] = position
-            self._known_writers |= new
+    # ---- reading
 
-    def _position(self, segment: SegmentInfo) -> Position:
-        return self._positions.get((segment.writer, segment.segment)) or Position(
-            segment.writer, segment.segment, 0, 0, 0, 0, 0
-        )
+    async def _take(self) -> Taken:
+        """The next batch: every record decoded and extracted, in slices that hold up nobody."""
+        pieces = await self._tail.next(self._limit, BATCH_BYTES)
+        turns = _Turns()
+        items = []
+        for piece in pieces:
+            for entry in piece.entries:
+                items.append(_decoded(piece.segment, entry))
+                await turns.pass_on()
+        taken = Taken(items, [piece.position for piece in pieces], full=len(items) >= self._limit // 2)
+        for item in items:
+            if isinstance(item.record, PredictionRecord):
+                self._extract(item)
+                await turns.pass_on()
+        # Copies after all predictions, since they are compared with them, wherever in the batch those stand.
+        shadows = [item.record for item in items if isinstance(item.record, ShadowRecord)]
+        await self._remember({r.prediction_id for r in shadows if not self._extractor.knows(r.prediction_id)})
+        for item in items:
+            if not isinstance(item.record, PredictionRecord):
+                self._extract(item)
+                await turns.pass_on()
+        self._tail.read_until(pieces)
+        self._limit = min(LARGEST, self._limit * 2) if taken.full else max(SMALLEST, self._limit // 2)
+        return taken
 
-    async def _gather(self, segments: Sequence[SegmentInfo]) -> tuple[list[_Item], dict[Key, Position]]:
-        """Decoded items up to the batch's bounds, and the positions behind them."""
-        items: list[_Item] = []
-        positions: dict[Key, Position] = {}
-        size = 0
-        for segment in segments:
-            position = self._position(segment)
-            if position.complete or len(items) >= self._limit or size >= BATCH_BYTES:
-                continue
-            result = self._journal.read(segment, position.offset, BATCH_BYTES - size)
-            entries = result.entries[: self._limit - len(items)]
-            whole = len(entries) == len(result.entries)
-            for number, entry in enumerate(entries, 1):
-                items.append(self._item(segment, entry))
-                size += len(entry.data)
-                if number % SLICE == 0:
-                    await asyncio.sleep(0)
-            next_offset = result.next_offset if whole else entries[-1].next_offset
-            complete = whole and result.at_end and segment.closed
-            if next_offset != position.offset or complete:
-                positions[segment.writer, segment.segment] = replace(
-                    position,
-                    offset=next_offset,
-                    records=position.records + len(entries),
-                    torn=position.torn + (result.torn if whole else 0),
-                    complete=complete,
-                )
-        return items, positions
-
-    def _item(self, segment: SegmentInfo, entry: Entry) -> _Item:
-        item = _Item(segment, entry)
+    def _extract(self, item: Item) -> None:
         try:
-            record: Record = decode(entry.data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            item.refused = f"undecodable: {error}"[:300]
-            return item
-        match record:
-            case PredictionRecord():
-                item.kind = "prediction"
-                item.predictions = self._extractor.prediction(record)
-            case ShadowRecord():
-                item.kind = "shadow"
-                if not self._extractor.knows(record.prediction_id):
-                    item.shadows = []  # compared once the store was asked
-                else:
-                    item.shadows = self._extractor.shadow(record)
-            case OutcomeRecord():
-                item.kind = "outcome"
-                item.outcomes = [outcome(record)]
-        return item
+            match item.record:
+                case PredictionRecord() as record:
+                    item.rows = self._extractor.prediction(record)
+                case ShadowRecord() as record:
+                    item.rows = self._extractor.shadow(record)
+                case OutcomeRecord() as record:
+                    item.rows = (outcome(record),)
+        except Exception as fault:  # whatever a record provokes is that record's reason, and stops no other
+            item.refused = f"unreadable: {type(fault).__name__}: {fault}"[:300]
 
-    async def _remember_for_shadows(self, items: Sequence[_Item]) -> None:
-        """Shadow answers whose predictions went to the store before this process knew them."""
-        waiting = [item for item in items if item.kind == "shadow" and not item.shadows]
-        if not waiting:
+    async def _remember(self, prediction_ids: set[bytes]) -> None:
+        """Predictions that were stored before this process knew them."""
+        if not prediction_ids:
             return
-        records = [(item, decode(item.entry.data)) for item in waiting]
-        wanted = {
-            r.prediction_id
-            for _, r in records
-            if isinstance(r, ShadowRecord) and not self._extractor.knows(r.prediction_id)
-        }
-        found = await self._store.predictions_brief([format_id(identity) for identity in wanted])
-        for identity in wanted:
-            row = found.get(format_id(identity))
-            if row is not None:
-                self._extractor.remember(identity, ((row["prediction"], row["confidence"]),))
-        for item, record in records:
-            if isinstance(record, ShadowRecord):
-                item.shadows = self._extractor.shadow(record)
+        names = {format_id(identity): identity for identity in prediction_ids}
+        found = await self._store.predictions_brief([*names, *(row_id(name, 0) for name in names)])
+        for name, identity in names.items():
+            rows = [found[name]] if name in found else []
+            if row_id(name, 0) in found:
+                rows = await self._rows_of(name)
+            if rows:
+                self._extractor.remember(
+                    identity, tuple((row["prediction"], row["confidence"]) for row in rows)
+                )
+
+    async def _rows_of(self, name: str) -> list[dict[str, Any]]:
+        """The stored rows of an N-row answer, in order."""
+        rows: list[dict[str, Any]] = []
+        while len(rows) % _ROWS_AT_ONCE == 0:
+            ids = [row_id(name, number) for number in range(len(rows), len(rows) + _ROWS_AT_ONCE)]
+            found = await self._store.predictions_brief(ids)
+            rows += [found[one] for one in ids if one in found]
+            if not found:
+                break
+        return rows
 
     # ---- storing
 
-    async def _store_batch(self, items: list[_Item], positions: dict[Key, Position]) -> None:
-        """Store all, or all but the refused ones, which go into quarantine."""
+    async def _commit(self, taken: Taken) -> None:
+        """Store all, or all but what is refused, which goes into quarantine."""
+        if not taken.items and not taken.positions:
+            return
         while True:
-            good = [item for item in items if item.refused is None]
-            bad = [item for item in items if item.refused is not None]
-            final = self._with_counts(positions, good, bad)
+            positions = self._final(taken)
             try:
-                await self._store.load(self._batch(good, bad, final))
+                await self._store.load(self._batch(taken.items, positions))
                 break
             except RefusedRowError as error:
-                self._mark_refused(good, error) if error.refusals else await self._find_refused(good)
-        self._positions.update({(p.writer, p.segment): p for p in final})
-        for item in good:
-            if item.kind == "outcome":
-                self._upkeep_at = 0.0  # joined right away, not at the next second
-            self.recorded[item.kind] += 1
-            for shadow in item.shadows:
-                if shadow.role == "shadow":
-                    result = (
-                        "unknown" if shadow.agreement is None else "agree" if shadow.agreement else "disagree"
-                    )
-                    self.comparisons[shadow.model, shadow.model_version, result] += 1
-        for item in bad:
-            self.quarantined[(item.refused or "").partition(":")[0]] += 1
+                if not error.refusals and not any(item.rows for item in taken.items):
+                    raise UnavailableError(f"the store refuses to keep what is refused: {error}") from error
+                await self._quarantine(_rows(taken.items), error)
+        self._tail.stored(positions)
+        self._count(taken.items)
+        if any(item.kind == "outcome" for item in taken.items):
+            self._upkeep_at = 0.0  # some may go by a request, or by another form of the id: they join at once
 
-    def _batch(self, good: Sequence[_Item], bad: Sequence[_Item], positions: Sequence[Position]) -> Batch:
+    def _final(self, taken: Taken) -> list[Position]:
+        """A record in quarantine is in the store as well: it counts as stored, and once more by itself."""
+        refused = Counter((item.segment.writer, item.segment.segment) for item in taken.items if item.refused)
+        positions = []
+        for position in taken.positions:
+            key = (position.writer, position.segment)
+            before = self._tail.committed(*key)
+            quarantined = (before.quarantined if before is not None else 0) + refused[key]
+            positions.append(replace(position, quarantined=quarantined))
+        return positions
+
+    def _batch(self, items: Sequence[Item], positions: Sequence[Position]) -> Batch:
         now = self._clock.now()
-        return Batch(
-            predictions=[row for item in good for row in item.predictions],
-            shadows=[row for item in good for row in item.shadows],
-            outcomes=[row for item in good for row in item.outcomes],
-            quarantine=[
-                QuarantineRow(
-                    item.segment.writer,
-                    item.segment.segment,
-                    item.entry.offset,
-                    item.kind,
-                    item.refused or "",
-                    item.entry.data,
-                    now,
-                )
-                for item in bad
-            ],
-            positions=positions,
-        )
-
-    @staticmethod
-    def _with_counts(
-        positions: Mapping[Key, Position], good: Sequence[_Item], bad: Sequence[_Item]
-    ) -> list[Position]:
-        """A quarantined record is in the store as well: it counts as stored, and once more by itself."""
-        stored = Counter((item.segment.writer, item.segment.segment) for item in (*good, *bad))
-        quarantined = Counter((item.segment.writer, item.segment.segment) for item in bad)
-        return [
-            replace(
-                position,
-                stored=position.stored + stored[key],
-                quarantined=position.quarantined + quarantined[key],
+        quarantine = [
+            QuarantineRow(
+                writer=item.segment.writer,
+                segment=item.segment.segment,
+                offset=item.entry.offset,
+                kind=item.kind,
+                reason=item.refused,
+                record=item.entry.data,
+                at=now,
             )
-            for key, position in positions.items()
+            for item in items
+            if item.refused
         ]
+        return _as_batch(_rows(items), quarantine, positions)
 
-    @staticmethod
-    def _mark_refused(good: Sequence[_Item], error: RefusedRowError) -> None:
-        """The store named the rows; find the records that they come from."""
-        owners: dict[str, list[_Item]] = {"prediction": [], "shadow": [], "outcome": []}
-        for item in good:
-            owners["prediction"] += [item] * len(item.predictions)
-            owners["shadow"] += [item] * len(item.shadows)
-            owners["outcome"] += [item] * len(item.outcomes)
-        for refusal in error.refusals:
-            owners[refusal.kind][refusal.index].refused = refusal.reason
+    async def _quarantine(self, owners: Sequence[tuple[Item, Row]], error: RefusedRowError) -> None:
+        """Take the refused rows out: those that the store named, else those that are found by halving.
 
-    async def _find_refused(self, items: Sequence[_Item]) -> None:
-        """Halve until the refused ones stand alone. Halves that the store takes are stored without a position: they are
-        ignored as already there when the whole batch is tried again.
+        What is stored on the way carries no position: it is there already when the whole batch is tried again.
         """
-        if len(items) == 1:
-            items[0].refused = "refused by the database"
-            return
-        middle = len(items) // 2
-        for half in (items[:middle], items[middle:]):
-            try:
-                await self._store.load(self._batch(half, [], []))
-            except RefusedRowError as error:
-                if error.refusals:
-                    self._mark_refused(half, error)
-                elif len(half) == 1:
-                    half[0].refused = f"refused: {error}"[:300]
-                else:
-                    await self._find_refused(half)
+        if error.refusals:
+            by_kind = _by_kind(owners)
+            for refusal in error.refusals:
+                _refuse(*by_kind[refusal.kind][refusal.index], refusal.reason)
+        elif len(owners) == 1:
+            _refuse(*owners[0], f"refused: {error}"[:300])
+        else:
+            middle = len(owners) // 2
+            for half in (owners[:middle], owners[middle:]):
+                try:
+                    await self._store.load(_as_batch(half))
+                except RefusedRowError as closer:
+                    await self._quarantine(half, closer)
 
-    def _delete_finished(self, segments: Sequence[SegmentInfo]) -> None:
-        for segment in segments:
-            if self._position(segment).complete:
-                self._journal.delete(segment)
+    def _count(self, items: Sequence[Item]) -> None:
+        for item in items:
+            if item.refused:
+                self.quarantined[item.refused.partition(":")[0]] += 1
+            else:
+                self.recorded[item.kind] += 1
+            for row in item.rows:
+                if isinstance(row, ShadowRow) and row.role == "shadow":
+                    known = {None: "unknown", True: "agree", False: "disagree"}[row.agreement]
+                    self.comparisons[row.model, row.model_version, known] += 1
 
     # ---- upkeep
 
@@ -313,87 +284,15 @@ class Recorder:
         if now >= self._upkeep_at:
             self._upkeep_at = now + UPKEEP_S
             await self._store.join_waiting_outcomes(JOIN_AT_ONCE)
-            await self._note_writers()
+            await self._accounts.note()
         if now >= self._maintain_at:
             self._maintain_at = now + MAINTAIN_S
             days = {name: model.privacy.retention_days for name, model in self._models().items()}
             await self._store.maintain(self._clock.now(), days)
 
-    async def _note_writers(self) -> None:
-        """Put the writers' own counters into the ledger; forget a dead writer once nothing of it is left on disk."""
-        async with self._lock:
-            counts = await self._count_writers()
-            if counts:
-                await self._store.put_writer_counts(counts)
-            for one in counts:
-                if one.closed:
-                    self._journal.forget(one.writer)
-                    self._known_writers.discard(one.writer)
-                    for key in [key for key in self._positions if key[0] == one.writer]:
-                        del self._positions[key]
-
-    async def _count_writers(self) -> list[WriterCounts]:
-        left = {segment.writer for segment in self._journal.segments()}
-        await self._learn_positions(left | {file.writer for file in self._journal.counts()})
-        return self._writer_counts(left)
-
-    def _writer_counts(self, left: set[str]) -> list[WriterCounts]:
-        """What a dead writer received but nobody ever read was interrupted with its process: no client saw that answer."""
-        result = []
-        for file in self._journal.counts():
-            dropped = {reason: count for reason, count in file.dropped.items() if count}
-            closed = file.closed and file.writer not in left
-            if closed:
-                read = sum(p.records for key, p in self._positions.items() if key[0] == file.writer)
-                rest = file.received - sum(dropped.values()) - read
-                if rest > 0:
-                    dropped["interrupted"] = rest
-                # Written, and killed before it was counted: what was read is what was received.
-                result.append(
-                    WriterCounts(
-                        self._host,
-                        file.writer,
-                        max(file.received, read + sum(dropped.values())),
-                        dropped,
-                        True,
-                    )
-                )
-            else:
-                result.append(WriterCounts(self._host, file.writer, file.received, dropped, False))
-        return result
-
     async def accounting(self) -> dict[str, Any]:
-        """`received = stored + pending + dropped`, in records. Quarantined ones are stored too, and shown once more.
-
-        Pending are the records that lie in this host's journal and are not in the store yet, counted from the journal itself.
-        """
-        async with self._lock:
-            counts = await self._count_writers()
-            pending = await self._count_pending()
-            await self._store.put_writer_counts(counts)
-            ledger = await self._store.ledger(self._host)
-        return {
-            "received": ledger.received,
-            "stored": ledger.stored,
-            "pending": pending,
-            "dropped": ledger.dropped,
-            "quarantined": ledger.quarantined,
-        }
-
-    async def _count_pending(self) -> int:
-        pending = 0
-        segments = self._journal.segments()
-        await self._learn_positions({segment.writer for segment in segments})
-        for segment in segments:
-            position = self._position(segment)
-            offset, at_end = position.offset, position.complete
-            while not at_end:
-                result = self._journal.read(segment, offset, BATCH_BYTES)
-                pending += len(result.entries)
-                offset, at_end = result.next_offset, result.at_end
-                await asyncio.sleep(0)
-        self._pending = pending
-        return pending
+        """`received = stored + pending + dropped`, in records of this host. Quarantined ones are stored too, and shown once more."""
+        return await self._accounts.report()
 
     def series(self) -> Iterator[Series]:
         """For `/metrics`."""
@@ -403,15 +302,60 @@ class Recorder:
             yield Series("gateway_quarantined_total", (reason,), count)
         for labels, count in self.comparisons.items():
             yield Series("gateway_shadow_comparisons_total", labels, count)
-        yield Series("gateway_journal_pending_records", (), self._backlog())
+        yield Series("gateway_journal_pending_records", (), self._accounts.pending())
 
-    def _backlog(self) -> int:
-        """Records not stored yet, from the writers' counters: cheap enough for every scrape."""
-        received = {
-            file.writer: file.received - sum(file.dropped.values()) for file in self._journal.counts()
-        }
-        read = Counter(dict.fromkeys(received, 0))
-        for (writer, _), position in self._positions.items():
-            if writer in received:
-                read[writer] += position.records
-        return max(0, sum(received.values()) - sum(read.values()))
+
+class _Turns:
+    """Lets others run after a few milliseconds of work."""
+
+    __slots__ = ("_since",)
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    async def pass_on(self) -> None:
+        if time.perf_counter() - self._since > SLICE_S:
+            await asyncio.sleep(0)
+            self._since = time.perf_counter()
+
+
+def _decoded(segment: SegmentInfo, entry: Entry) -> Item:
+    try:
+        return Item(segment, entry, decode(entry.data))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return Item(segment, entry, refused=f"undecodable: {error}"[:300])
+
+
+def _rows(items: Sequence[Item]) -> list[tuple[Item, Row]]:
+    return [(item, row) for item in items for row in item.rows]
+
+
+def _by_kind(owners: Sequence[tuple[Item, Row]]) -> dict[str, list[tuple[Item, Row]]]:
+    kinds: dict[str, list[tuple[Item, Row]]] = {"prediction": [], "shadow": [], "outcome": []}
+    for owner in owners:
+        kinds[_ROW_KINDS[type(owner[1])]].append(owner)
+    return kinds
+
+
+_ROW_KINDS = {PredictionRow: "prediction", ShadowRow: "shadow", OutcomeRow: "outcome"}
+
+
+def _refuse(item: Item, row: Row, reason: str) -> None:
+    """This row of the record is not stored; the record goes into quarantine, its other rows into the store."""
+    item.rows = [other for other in item.rows if other is not row]
+    item.refused = item.refused or reason
+
+
+def _as_batch(
+    owners: Sequence[tuple[Item, Row]],
+    quarantine: Sequence[QuarantineRow] = (),
+    positions: Sequence[Position] = (),
+) -> Batch:
+    rows = [row for _, row in owners]
+    return Batch(
+        predictions=[row for row in rows if isinstance(row, PredictionRow)],
+        shadows=[row for row in rows if isinstance(row, ShadowRow)],
+        outcomes=[row for row in rows if isinstance(row, OutcomeRow)],
+        quarantine=quarantine,
+        positions=positions,
+    )

@@ -176,10 +176,8 @@ async def test_outcomes_join_whether_they_come_before_or_after_their_prediction(
         assert (reply.status_code, reply.json()["accepted"]) == (202, 40)
 
         def joined() -> bool:
-            return all(
-                gateway.get(f"/predictions/{o['prediction_id']}")["ground_truth"] is not None
-                for o in outcomes
-            )
+            found = [gateway.admin("GET", f"/predictions/{o['prediction_id']}") for o in outcomes]
+            return all(one.status_code == 200 and one.json()["ground_truth"] is not None for one in found)
 
         await asyncio.to_thread(eventually, joined, 15.0, "all outcomes joined")
         again = await asyncio.to_thread(gateway.admin, "POST", "/feedback", outcomes[0])

@@ -31,7 +31,7 @@ export const driftView = {
         bars({
           title: "Statistic against its threshold (dashed), the twenty furthest",
           rows: tested.slice(0, 20).map((row) => ({
-            name: named(row), key: `${row.feature} ${row.test}`, ratio: ratio(row), bad: row.verdict === "drift",
+            name: row.window === "day" ? named(row) : `${named(row)}, ${row.window}`, key: `${row.feature} ${row.test} ${row.window}`, ratio: ratio(row), bad: row.verdict === "drift",
             words: `${row.test} ${number(row.statistic)} of ${number(row.threshold)}`,
           })),
         }),
@@ -48,6 +48,7 @@ function tests(rows, empty) {
   return table([
     { name: "Feature", of: named },
     { name: "Test", of: (row) => row.test },
+    { name: "Window", of: (row) => row.window },
     { name: "Statistic", numeric: true, of: (row) => number(row.statistic) },
     { name: "Threshold", numeric: true, of: (row) => number(row.threshold) },
     { name: "n", numeric: true, of: (row) => number(row.n) },

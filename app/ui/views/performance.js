@@ -17,7 +17,8 @@ export const performanceView = {
     return h("div", { class: "grid" },
       versions.length === 0 && card("Nothing to judge yet", h("p", null, `No prediction is older than the horizon of ${number(data.performance.horizon_s, 0)} s after which an outcome is known for sure.`)),
       metricNames(versions).map((metric) => h("section", { class: "card", key: metric }, metricChart(here, versions, metric))),
-      h("section", { class: "card wide" }, h("h2", null, "Coverage"), coverage(versions)));
+      h("section", { class: "card wide" }, h("h2", null, "Coverage"), coverage(versions)),
+      h("section", { class: "card wide" }, h("h2", null, "Estimates for predictions too young to judge"), estimates(versions)));
   },
 };
 
@@ -43,6 +44,28 @@ function coverage(versions) {
     { name: "coverage", numeric: true, of: (row) => percent(row.coverage) },
     { name: "Note", of: (row) => withheld(row) },
   ], versions, { empty: "no predictions yet", key: (row) => row.version });
+}
+
+const METHODS = { by_delay: "from early outcomes and how late they come", by_confidence: "from the confidences alone" };
+
+/** Never beside the figures above: an estimate is not a measurement. */
+function estimates(versions) {
+  const rows = versions.flatMap(({ version, provisional }) => Object.keys(METHODS).flatMap((method) =>
+    Object.values(provisional?.[method] ?? {}).map((figure) => ({ ...figure, version, how: METHODS[method], rows: provisional.rows }))));
+  const known = rows.filter((row) => row.value != null);
+  const reasons = [...new Set([...rows.filter((row) => row.value == null), ...versions.map((one) => one.provisional ?? {})].map((row) => row.reason).filter(Boolean))];
+  return [
+    table([
+      { name: "Version", of: (row) => row.version },
+      { name: "Metric", of: (row) => row.name },
+      { name: "Estimate", numeric: true, of: (row) => number(row.value) },
+      { name: "from", numeric: true, of: (row) => number(row.low) },
+      { name: "to", numeric: true, of: (row) => number(row.high) },
+      { name: "Predictions", numeric: true, of: (row) => number(row.rows) },
+      { name: "How", of: (row) => row.how },
+    ], known, { empty: "none", key: (row) => `${row.version} ${row.how} ${row.name}` }),
+    reasons.length > 0 && h("p", { class: "note" }, `Withheld where ${reasons.join("; ")}.`),
+  ];
 }
 
 function withheld({ metrics, newest_only: newestOnly, unusable }) {

@@ -80,7 +80,9 @@ CATALOGUE: dict[str, Metric] = {
         "gauge", (), "Since the flags were last known to agree with the store."
     ),
     "gateway_flags_refused_total": Metric(
-        "counter", (), "Flags from Redis or another host that were refused: unreadable, not servable, or not the store's."
+        "counter",
+        (),
+        "Flags from Redis or another host that were refused: unreadable, not servable, or not the store's.",
     ),
     "gateway_dependency_up": Metric("gauge", ("dependency",), "1 while the dependency answers."),
     "gateway_workers": Metric("gauge", (), "Workers connected to the control process."),

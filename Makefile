@@ -46,8 +46,8 @@ interop: $(INSTALLED) servers ## Real model servers and clients of other project
 browser: $(INSTALLED) servers ## The dashboard in a real browser.
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
-faults: $(INSTALLED) servers ## Killed processes, full disks, lost servers; takes long.
-	$(BIN)/python -m pytest -m faults $(ARGS)
+faults: $(INSTALLED) servers ## Killed processes, full disks, lost servers; takes long and writes docs/faults.md.
+	$(BIN)/python -m tests.faults.report $(ARGS)
 
 # The data plane as C extensions, in a tree of its own: nothing compiled ever lies beside the sources.
 COMPILED := .cache/compiled/.built

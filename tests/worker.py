@@ -125,8 +125,9 @@ def running_worker(
     journal: JournalPolicy | None = None,
     auth: AuthPolicy | None = None,
     directory: Path | None = None,
+    before: tuple[str, ...] = (),
 ) -> Iterator[RunningWorker]:
-    """Start it, wait until it takes traffic, and end it with the block."""
+    """Start it, wait until it takes traffic, and end it with the block. `before` is a command that runs its arguments."""
     with contextlib.ExitStack() as stack:
         base = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mgw")))
         (base / "flags.json").write_bytes(msgspec.json.encode({"flags": flags or []}))
@@ -148,7 +149,7 @@ def running_worker(
             last_known=str(base / "flags.json"),
         )
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "app.main", "worker", "w0"],
+            [*before, sys.executable, "-P", "-m", "app.main", "worker", "w0"],
             stdin=subprocess.PIPE,
             pass_fds=(listener.fileno(),),
             env={**os.environ, "PYTHONPATH": str(TREE)},

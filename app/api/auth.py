@@ -156,4 +156,5 @@ def _bearer(request: Request) -> bytes:
     if len(values) != 1 or len(values[0]) > MAX_TOKEN:
         return b""
     scheme, _, token = values[0].partition(" ")
-    return token.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
+    # not every space that Unicode knows: a token with a no-break space behind it is another token
+    return token.strip(" \t").encode("latin-1") if scheme.lower() == "bearer" else b""

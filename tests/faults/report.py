@@ -1,0 +1,83 @@
+"""`make faults`: runs every test of `rows` in its long form and writes docs/faults.md: row, procedure, figure, verdict.
+
+A pytest plugin and the command that loads it. A test gives its figure with `record_property("figure", …)`. It must never call a row good of
+which nothing ran: a row is only as good as its tests.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.faults.rows import ROWS, Row
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "faults.md"
+_HEAD = """# Faults survived
+
+<!-- Made by `make faults`. The rows and the tests that show each are in tests/faults/rows.py. -->
+
+Real processes over real sockets, loopback only. A figure is what the last run measured on the machine named below, the tests' clients and
+servers on the same cores; a verdict is `holds` only if every test of the row ran and passed.
+
+"""
+
+
+class Report:
+    def __init__(self) -> None:
+        self.outcomes: dict[str, str] = {}
+        self.figures: defaultdict[str, list[str]] = defaultdict(list)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        worst = ("passed", "skipped", "failed")
+        if report.when == "call" or report.outcome != "passed":
+            before = self.outcomes.get(report.nodeid, "passed")
+            self.outcomes[report.nodeid] = max(before, report.outcome, key=worst.index)
+        if report.when == "call":
+            self.figures[report.nodeid] += [str(v) for k, v in report.user_properties if k == "figure"]
+
+    def line(self, row: Row) -> str:
+        """The row as Markdown has it."""
+        missing = [proof for proof in row.proofs if not any(t.startswith(proof) for t in self.outcomes)]
+        tests = [test for test in self.outcomes if test.startswith(row.proofs)]
+        counted = Counter(self.outcomes[test] for test in tests)
+        if counted["failed"]:
+            verdict = "**fails**"
+        elif missing or counted["skipped"]:
+            verdict = "partly" if counted["passed"] else "not run"
+        else:
+            verdict = "holds"
+        figures = [figure for test in tests for figure in self.figures[test]]
+        passed = f"{counted['passed']} of {len(tests)} tests"
+        return f"| {row.number} | {row.fault} | {'; '.join([*figures, passed])} | {verdict} |"
+
+    def page(self) -> str:
+        machine = f"{os.cpu_count()} cores, {platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}"
+        table = ["| row | procedure | figures | verdict |", "|---|---|---|---|", *map(self.line, ROWS)]
+        return _HEAD + "\n".join(table) + f"\n\nMachine: {machine}.\n"
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if not hasattr(session.config, "workerinput"):  # a worker of pytest-xdist sees only its own tests
+            PAGE.write_text(self.page(), "utf-8")
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        terminalreporter.section("faults")
+        for row in ROWS:
+            terminalreporter.write_line(self.line(row))
+
+
+def main(arguments: list[str]) -> int:
+    """All tests of all rows, short and long forms, one after the other: they measure."""
+    files = sorted({proof.partition("::")[0] for row in ROWS for proof in row.proofs})
+    there = [file for file in files if (ROOT / file).exists()]
+    options = ["-m", "not interop and not browser", "-n", "0", *there, *arguments]
+    return int(pytest.main(options, plugins=[Report()]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

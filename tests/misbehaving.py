@@ -178,5 +178,5 @@ class MisbehavingUpstream:
 
 if __name__ == "__main__":
     with MisbehavingUpstream(port=int(sys.argv[1])) as serving, contextlib.suppress(KeyboardInterrupt):
-        print(f"{serving.url}/NAME, NAME one of: {', '.join(sorted(BEHAVIOURS))}")
+        print(f"{serving.url}/NAME, NAME one of: {', '.join(sorted(BEHAVIOURS))}", flush=True)
         threading.Event().wait()

@@ -30,7 +30,7 @@ from app.proxy.guard import LocalGuard, Trip
 from app.proxy.redaction import Redactor
 from app.proxy.request import Request
 from app.proxy.statistics import Statistics, Track
-from app.proxy.upstream import Attempt, Upstream
+from app.proxy.upstream import SHADOW_RECEIVE_BUFFER, Attempt, Upstream
 
 RESERVED = frozenset(
     (
@@ -134,7 +134,7 @@ class Served:
             ):
                 made[version.name] = kept
             else:
-                made[version.name] = self.plane.upstream(version, timeout)
+                made[version.name] = self.plane.upstream(version, timeout, shadow=shadow)
         return made
 
     def retire(self, successor: Served | None) -> None:
@@ -333,13 +333,14 @@ class Plane:
         self._routes = routes
         self._depths = tuple(sorted({prefix.count("/") for prefix in routes}, reverse=True))
 
-    def upstream(self, version: Version, timeout_s: float) -> Upstream:
+    def upstream(self, version: Version, timeout_s: float, *, shadow: bool) -> Upstream:
         return Upstream(
             self.loop,
             version.urls,
             timeout_s=timeout_s,
             connect_timeout_s=version.connect_timeout_s,
             max_header_bytes=self.server.max_header_bytes,
+            receive_buffer=SHADOW_RECEIVE_BUFFER if shadow else 0,
         )
 
     # ---- routing

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import random
+import socket
 import ssl
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +19,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from app.domain.upstream_url import forbidden
 from app.proxy.deadlines import Deadline, Deadlines
 
 # Model servers behind uvicorn close after five idle seconds; going first avoids writing into a closing connection.
@@ -24,6 +27,9 @@ IDLE_S = 4.0
 MAX_IDLE = 256
 EJECT_S = 1.0
 HIGH_WATER = 262_144
+# The kernel takes no more than about this of a copy's answer before the worker reads: what a shadow sends without being asked for it
+# costs this host as little as can be.
+SHADOW_RECEIVE_BUFFER = 65_536
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 Field = tuple[bytes, bytes]
@@ -39,13 +45,14 @@ class Address:
     tls: bool
     base: bytes
     authority: bytes
+    literal: bool  # the host is an IP address, not a name
 
     @classmethod
     def of(cls, url: str) -> Address:
         """`ValueError` unless http, https or unix."""
         parts = urlsplit(url)
         if parts.scheme == "unix":
-            return cls("", 0, parts.path, False, b"", b"localhost")
+            return cls("", 0, parts.path, False, b"", b"localhost", True)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is no http, https or unix URL")
         tls = parts.scheme == "https"
@@ -53,7 +60,16 @@ class Address:
         port = parts.port or default
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         authority = host if port == default else f"{host}:{port}"
-        return cls(parts.hostname, port, None, tls, parts.path.rstrip("/").encode(), authority.encode())
+        base = parts.path.rstrip("/").encode()
+        return cls(parts.hostname, port, None, tls, base, authority.encode(), _is_address(parts.hostname))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 class Head(Protocol):
@@ -248,6 +264,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # a stream transport by construction
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
+        if receive_buffer := self.endpoint.upstream.receive_buffer:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
 
     def data_received(self, data: bytes) -> None:
         attempt = self.attempt
@@ -483,14 +501,7 @@ class Endpoint:
                 if address.unix is not None:
                     await loop.create_unix_connection(lambda: connection, address.unix)
                 else:
-                    context = self.upstream.tls if address.tls else None
-                    await loop.create_connection(
-                        lambda: connection,
-                        address.host,
-                        address.port,
-                        ssl=context,
-                        server_hostname=address.host if address.tls else None,
-                    )
+                    await self._connect_to(connection)
         except (OSError, TimeoutError, ssl.SSLError):
             self.down_until = loop.time() + EJECT_S
             if not attempt.done:
@@ -507,6 +518,43 @@ class Endpoint:
             self.release(connection)
         else:
             connection.begin(attempt, reused=False)
+
+    async def _connect_to(self, connection: Connection) -> None:
+        """To one of the addresses that the name has now, never to one that no model server has. OSError when none answers."""
+        address = self.address
+        context = self.upstream.tls if address.tls else None
+        error = OSError(f"{address.host} has no address")
+        for host in await self._addresses():
+            if not address.literal and (
+                reason := forbidden(host)
+            ):  # an address in the file is the operator's own word
+                error = OSError(f"{address.host} is at {host}, which {reason}")
+                continue
+            try:
+                await self.upstream.loop.create_connection(
+                    lambda: connection,
+                    host,
+                    address.port,
+                    ssl=context,
+                    server_hostname=address.host if address.tls else None,
+                )
+                return
+            except OSError as failure:
+                error = failure
+        raise error
+
+    async def _addresses(self) -> list[str]:
+        """What the host's name stands for, in the resolver's order (RFC 6724); an address stands for itself.
+
+        A name is looked up by us, and the address found is the one connected to: a name that changes its address between check and
+        connection gets nowhere (DNS rebinding).
+        """
+        if self.address.literal:
+            return [self.address.host]
+        found = await self.upstream.loop.getaddrinfo(
+            self.address.host, self.address.port, type=socket.SOCK_STREAM
+        )
+        return list(dict.fromkeys(str(at[0]) for *_, at in found))
 
     def _elsewhere(self, attempt: Attempt) -> None:
         """Not a byte was sent: another URL of the version may be tried, once."""
@@ -558,9 +606,11 @@ class Upstream:
         connect_timeout_s: float,
         max_header_bytes: int = 65_536,
         tls: ssl.SSLContext | None = None,
+        receive_buffer: int = 0,
     ) -> None:
         self.loop = loop
         self.urls = urls
+        self.receive_buffer = receive_buffer  # bytes; 0: as the kernel likes
         self.connect_timeout_s = connect_timeout_s
         self.timeout_s = timeout_s
         self.max_header_bytes = max_header_bytes

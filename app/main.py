@@ -20,6 +20,8 @@ from app.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from app.config import Settings
+    from app.domain.model import Model
+    from app.domain.policy import ServerPolicy
 
 _LENGTH = struct.Struct("<I")
 T = TypeVar("T")
@@ -67,6 +69,7 @@ def serve(settings: Settings, roles: frozenset[str]) -> int:
     journal = replace(config.journal(settings), directory=str(directory / "journal"))
     auth = with_first_token(config.auth(settings), directory)
     models = config.models(settings)
+    _check_certificates(server, models)
     sockets = {
         "api_socket": str(runtime / "api.sock"),
         "link_socket": str(runtime / "link.sock"),
@@ -116,7 +119,7 @@ def serve(settings: Settings, roles: frozenset[str]) -> int:
             )
             inherited = tuple(one.fileno() for one in (listener, *admin[number : number + 1]))
             children.append(Child(f"w{number}", "worker", specification, inherited))
-        _announce(listeners[0].getsockname(), directory)
+        _announce("http" if server.tls is None else "https", listeners[0].getsockname(), directory)
     return run(children, server.drain_s)
 
 
@@ -170,9 +173,36 @@ def _store_url(url: str) -> str:
     return url
 
 
-def _announce(address: tuple[object, ...], directory: Path) -> None:
+def _check_certificates(server: ServerPolicy, models: tuple[Model, ...]) -> None:
+    """Read every file of TLS once, so that a wrong one ends the start and not a connection."""
+    from app.proxy.tls import client_context, server_context
+
+    faults = []
+    if server.tls is not None:
+        try:
+            server_context(server.tls)
+        except OSError as error:
+            faults.append(f"server.tls: {_reason(error)}; name PEM files that belong together")
+    for model in models:
+        tls = model.tls
+        if tls.ca is not None or tls.certificate is not None:
+            try:
+                client_context(tls)
+            except OSError as error:
+                faults.append(
+                    f"models.{model.name}.tls: {_reason(error)}; name PEM files that belong together"
+                )
+    if faults:
+        raise ConfigurationError(faults)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).rstrip(".")
+
+
+def _announce(scheme: str, address: tuple[object, ...], directory: Path) -> None:
     host, port = address[0], address[1]
-    sys.stderr.write(f"model-gateway serves on http://{host}:{port} (data in {directory})\n")
+    sys.stderr.write(f"model-gateway serves on {scheme}://{host}:{port} (data in {directory})\n")
     sys.stderr.flush()
 
 

@@ -12,7 +12,7 @@ import yaml
 from app import config
 from app.config import Settings, load
 from app.config.consistency import METRICS, RESERVED
-from app.domain.model import Model, RoutingKey, Version
+from app.domain.model import Model, RoutingKey, UpstreamTls, Version
 from app.domain.performance.tally import for_task
 from app.domain.policy import AuthPolicy, JournalPolicy, ServerPolicy, Token
 from app.errors import ConfigurationError
@@ -107,6 +107,7 @@ models:
     labels: {horizon_s: 60, min_coverage: 0}
     retraining: {strategy: schedule, metric: f1, baseline: 0.9, every_s: 3600, webhook: "https://example.org/x"}
     privacy: {drop: [ssn], hash: [email], retention_days: 30}
+    tls: {ca: ca.pem, certificate: own.pem, key: own.key, server_name: model.internal}
 """
     (model,) = config.models(loaded(tmp_path, text))
     assert (model.match.path_prefix, model.match.strip, model.match.host) == (
@@ -127,6 +128,7 @@ models:
     assert (model.evidence.alpha, model.evidence.unit) == (1e-3, "key")
     assert model.retraining.every_s == 3600.0
     assert model.privacy.hash == ("email",)
+    assert model.tls == UpstreamTls("ca.pem", "own.pem", "own.key", "model.internal")
 
 
 @pytest.mark.parametrize(
@@ -373,6 +375,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         ("server: {drain_s: .inf}", "server.drain_s", "finite"),
         ("server: {drain_s: .nan}", "server.drain_s", "finite"),
         ("server: {trusted_proxies: [10.0.0.1/8]}", "server.trusted_proxies[0]", "10.0.0.0/8"),
+        ("server: {tls: {certificate: a.pem}}", "server.tls.key", "is missing"),
         ("data_dir: ''", "data_dir", "is empty"),
         ("data_dir: 5", "data_dir", 'put it in quotes: "5"'),
         ("store: {url: mysql://h/db}", "store.url", "scheme 'mysql'"),
@@ -469,6 +472,10 @@ def test_each_wrong_key_outside_the_models(tmp_path: Path, text: str, where: str
         ("match: {header: {'a b': c}}", "match.header['a b']", "is no"),
         ("match: {header: {x: ' c'}}", "match.header.x", "cannot stand in a header"),
         ("window: 5", "window", "it belongs under guard"),
+        ("tls: {certificate: own.pem}", "tls.key", "needs both files"),
+        ("tls: {key: own.key}", "tls.certificate", "needs both files"),
+        ("tls: {insecure_skip_verify: true, ca: ca.pem}", "tls.insecure_skip_verify", "meaningless"),
+        ("tls: {verify: false}", "tls.verify", "unknown key"),
     ],
 )
 def test_each_wrong_key_of_a_model(tmp_path: Path, changes: str, where: str, says: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -48,10 +49,11 @@ class RunningWorker:
     process: subprocess.Popen[bytes]
     journal_directory: Path
     runtime: Path
+    tls: ssl.SSLContext | None = None  # the client's side, when the worker speaks TLS
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self.port}" if self.tls is None else f"https://localhost:{self.port}"
 
     def records(self) -> list[Record]:
         """Everything in the journal now, in order."""
@@ -78,7 +80,8 @@ class RunningWorker:
         ]
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return plain if self.tls is None else self.tls.wrap_socket(plain, server_hostname="localhost")
 
     def raw(self, data: bytes, *, until_close: bool = True, timeout_s: float = 10.0) -> bytes:
         """Send bytes, read until the gateway closes (or, with `until_close` False, one head and its Content-Length body)."""
@@ -126,8 +129,11 @@ def running_worker(
     auth: AuthPolicy | None = None,
     directory: Path | None = None,
     before: tuple[str, ...] = (),
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[RunningWorker]:
-    """Start it, wait until it takes traffic, and end it with the block. `before` is a command that runs its arguments."""
+    """Start it, wait until it takes traffic, and end it with the block. `before` is a command that runs its arguments;
+    `tls` is what a client needs when `server.tls` is set.
+    """
     with contextlib.ExitStack() as stack:
         base = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mgw")))
         (base / "flags.json").write_bytes(msgspec.json.encode({"flags": flags or []}))
@@ -157,7 +163,7 @@ def running_worker(
         assert process.stdin is not None
         stack.callback(_end, process)
         send_specification(process.stdin, specification)
-        worker = RunningWorker(port, process, base / "journal", base)
+        worker = RunningWorker(port, process, base / "journal", base, tls)
         eventually(
             lambda: (
                 b" 200 " in worker.raw(b"GET /readyz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")[:20]

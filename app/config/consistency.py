@@ -46,6 +46,7 @@ def faults(settings: Settings) -> Iterator[Fault]:
         yield from _match(where, model.match)
         yield from _reading(where, model)
         yield from _policies(where, model)
+        yield from _tls(where, model)
     yield from _overlaps(settings)
 
 
@@ -153,6 +154,18 @@ def _reading(where: Keys, model: ModelSection) -> Iterator[Fault]:
     both = set(model.privacy.drop) & set(model.privacy.hash)
     if both:
         yield (*where, "privacy", "hash"), f"also dropped: {', '.join(sorted(both))}; name each feature once"
+
+
+def _tls(where: Keys, model: ModelSection) -> Iterator[Fault]:
+    tls = model.tls
+    if (tls.certificate is None) != (tls.key is None):
+        missing = "key" if tls.key is None else "certificate"
+        yield (*where, "tls", missing), "is missing; a client certificate needs both files"
+    if tls.insecure_skip_verify and (tls.ca is not None or tls.server_name is not None):
+        yield (
+            (*where, "tls", "insecure_skip_verify"),
+            "makes tls.ca and tls.server_name meaningless; remove it, or them",
+        )
 
 
 def _policies(where: Keys, model: ModelSection) -> Iterator[Fault]:

@@ -168,6 +168,19 @@ class Section(BaseModel):
             yield name, masked(value) if isinstance(value, str) else value
 
 
+class ServerTlsSection(Section):
+    certificate: str = Field(
+        min_length=1, description="File (PEM) with the certificate, its chain behind it. Read anew at SIGHUP."
+    )
+    key: str = Field(min_length=1, description="File (PEM) with its private key, without a passphrase.")
+    client_ca: str | None = Field(
+        default=None,
+        min_length=1,
+        description="File (PEM) of the authorities whose client certificates are accepted; "
+        "then no connection is taken without one.",
+    )
+
+
 class Server(Section):
     host: str = Field(
         default="127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 or :: for all."
@@ -203,6 +216,10 @@ class Server(Section):
     )
     replay_bytes: Bytes = Field(
         default=1_048_576, description="Largest request body kept for a shadow or a fallback."
+    )
+    tls: ServerTlsSection | None = Field(
+        default=None,
+        description="Speak HTTPS (TLS 1.2 or newer) on `port` and `admin_port`; null: plain HTTP.",
     )
 
 
@@ -437,6 +454,30 @@ class PrivacySection(Section):
     retention_days: int = Field(default=400, ge=1, description="Predictions older than this are deleted.")
 
 
+class UpstreamTlsSection(Section):
+    ca: str | None = Field(
+        default=None,
+        min_length=1,
+        description="File (PEM) of the authorities that sign the model servers' certificates; "
+        "null: the system's.",
+    )
+    certificate: str | None = Field(
+        default=None,
+        min_length=1,
+        description="File (PEM) with the gateway's own certificate, for servers that ask for one.",
+    )
+    key: str | None = Field(default=None, min_length=1, description="File (PEM) with its private key.")
+    server_name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The name that the servers' certificates carry, when it is not the URL's host.",
+    )
+    insecure_skip_verify: bool = Field(
+        default=False,
+        description="Accept any certificate. Whoever is on the way can then read and change everything.",
+    )
+
+
 class ModelSection(Section):
     match: MatchSection = Field(default_factory=MatchSection, description="Which requests are this model's.")
     protocol: Literal["json", "oip", "tfserving", "mlflow", "openai", "opaque"] = Field(
@@ -467,6 +508,10 @@ class ModelSection(Section):
     )
     privacy: PrivacySection = Field(
         default_factory=PrivacySection, description="What is stored, and for how long."
+    )
+    tls: UpstreamTlsSection = Field(
+        default_factory=UpstreamTlsSection,
+        description="Towards versions with https URLs, those registered later too.",
     )
 
 

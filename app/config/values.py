@@ -17,9 +17,10 @@ from app.domain.model import (
     Retraining,
     RoutingKey,
     Shadow,
+    UpstreamTls,
     Version,
 )
-from app.domain.policy import AuthPolicy, JournalPolicy, ServerPolicy, Token
+from app.domain.policy import AuthPolicy, JournalPolicy, ServerPolicy, ServerTls, Token
 
 
 def models(settings: Settings) -> tuple[Model, ...]:
@@ -29,7 +30,9 @@ def models(settings: Settings) -> tuple[Model, ...]:
 
 def server(settings: Settings) -> ServerPolicy:
     """For the workers and the supervisor."""
-    return ServerPolicy(**dict(settings.server))
+    keys = dict(settings.server)
+    tls = keys.pop("tls")
+    return ServerPolicy(**keys, tls=ServerTls(**dict(tls)) if tls is not None else None)
 
 
 def journal(settings: Settings) -> JournalPolicy:
@@ -69,6 +72,7 @@ def _model(name: str, model: ModelSection) -> Model:
         labels=Labels(**dict(model.labels)),
         retraining=Retraining(**dict(model.retraining)),
         privacy=Privacy(**dict(model.privacy)),
+        tls=UpstreamTls(**dict(model.tls)),
     )
 
 

@@ -106,6 +106,17 @@ class Privacy:
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamTls:
+    """How a model's https URLs are trusted, and what the gateway shows them. Files are PEM."""
+
+    ca: str | None = None  # None: the system's authorities
+    certificate: str | None = None  # the gateway's own, for servers that ask for one
+    key: str | None = None
+    server_name: str | None = None  # the name in the server's certificate, when it is not the URL's host
+    insecure_skip_verify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     name: str
     production: str  # the file's production version; the flags may name another later
@@ -123,6 +134,7 @@ class Model:
     labels: Labels = field(default_factory=Labels)
     retraining: Retraining = field(default_factory=Retraining)
     privacy: Privacy = field(default_factory=Privacy)
+    tls: UpstreamTls = field(default_factory=UpstreamTls)
 
     def version(self, name: str) -> Version | None:
         """The version of that name, or None."""

@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class ServerTls:
+    """Files (PEM) that the gateway shows its clients; with `client_ca` a client must show a certificate of that authority."""
+
+    certificate: str  # with its chain
+    key: str
+    client_ca: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServerPolicy:
     host: str = "127.0.0.1"
     port: int = 8080
@@ -18,6 +27,7 @@ class ServerPolicy:
     max_inflight: int = 1024
     trusted_proxies: tuple[str, ...] = ()  # addresses or networks whose X-Forwarded-* are believed
     replay_bytes: int = 1_048_576  # largest request body kept for a shadow or a fallback
+    tls: ServerTls | None = None  # None: plain HTTP
 
 
 @dataclass(frozen=True, slots=True)

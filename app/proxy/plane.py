@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs
 
 from app.domain.flags import Flags, initial
-from app.domain.model import Model, Version
+from app.domain.model import Model, UpstreamTls, Version
 from app.domain.policy import AuthPolicy, ServerPolicy
 from app.domain.prediction import PredictionIds
 from app.journal.records import Record
@@ -30,6 +30,7 @@ from app.proxy.guard import LocalGuard, Trip
 from app.proxy.redaction import Redactor
 from app.proxy.request import Request
 from app.proxy.statistics import Statistics, Track
+from app.proxy.tls import client_context
 from app.proxy.upstream import SHADOW_RECEIVE_BUFFER, Attempt, Upstream
 
 RESERVED = frozenset(
@@ -123,6 +124,8 @@ class Served:
 
     def _upstreams(self, before: Served | None, *, shadow: bool) -> dict[str, Upstream]:
         old = {} if before is None else before.shadow_upstreams if shadow else before.upstreams
+        if before is not None and before.model.tls != self.model.tls:
+            old = {}
         made: dict[str, Upstream] = {}
         for version in self.model.versions:
             timeout = self.model.shadow.timeout_s if shadow else version.timeout_s
@@ -134,7 +137,7 @@ class Served:
             ):
                 made[version.name] = kept
             else:
-                made[version.name] = self.plane.upstream(version, timeout, shadow=shadow)
+                made[version.name] = self.plane.upstream(self.model, version, timeout, shadow=shadow)
         return made
 
     def retire(self, successor: Served | None) -> None:
@@ -249,7 +252,8 @@ class Plane:
         )
         self._routes: dict[str, list[Served]] = {}
         self._depths: tuple[int, ...] = ()
-        self._tls: ssl.SSLContext | None = None
+        self.scheme = b"http" if server.tls is None else b"https"
+        self._tls: dict[UpstreamTls, ssl.SSLContext] = {}
 
     # ---- records and the replies that wait for them
 
@@ -333,15 +337,24 @@ class Plane:
         self._routes = routes
         self._depths = tuple(sorted({prefix.count("/") for prefix in routes}, reverse=True))
 
-    def upstream(self, version: Version, timeout_s: float, *, shadow: bool) -> Upstream:
+    def upstream(self, model: Model, version: Version, timeout_s: float, *, shadow: bool) -> Upstream:
         return Upstream(
             self.loop,
             version.urls,
             timeout_s=timeout_s,
             connect_timeout_s=version.connect_timeout_s,
             max_header_bytes=self.server.max_header_bytes,
+            tls=partial(self._context, model.tls),
+            server_name=model.tls.server_name,
             receive_buffer=SHADOW_RECEIVE_BUFFER if shadow else 0,
         )
+
+    def _context(self, tls: UpstreamTls) -> ssl.SSLContext:
+        """Made when first connected with: reading authorities takes milliseconds, and most models need none."""
+        context = self._tls.get(tls)
+        if context is None:
+            context = self._tls[tls] = client_context(tls)
+        return context
 
     # ---- routing
 

@@ -63,14 +63,16 @@ class Request:
         "path",
         "query",
         "retained",
+        "scheme",
         "size",
         "tail",
         "target",
     )
 
-    def __init__(self, at: float, at_ns: int) -> None:
+    def __init__(self, at: float, at_ns: int, scheme: bytes = b"http") -> None:
         self.at = at  # monotonic
         self.at_ns = at_ns
+        self.scheme = scheme
         self.target = b""
         self.head_size = 0
         self.hosts = 0
@@ -212,7 +214,7 @@ class RequestHead:
                 b"\r\nX-Forwarded-Host: ",
                 (named.get(b"x-forwarded-host") if trusted else None) or request.host,
                 b"\r\nX-Forwarded-Proto: ",
-                (named.get(b"x-forwarded-proto") if trusted else None) or b"http",
+                (named.get(b"x-forwarded-proto") if trusted else None) or request.scheme,
                 b"\r\nVia: ",
                 named[b"via"] + b", " + VIA if b"via" in named else VIA,
                 b"\r\n",

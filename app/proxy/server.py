@@ -127,7 +127,7 @@ class ServerProtocol(asyncio.Protocol):
     def on_message_begin(self) -> None:
         plane = self.plane
         now = plane.loop.time()
-        self._reading = Request(now, plane.wall_ns())
+        self._reading = Request(now, plane.wall_ns(), plane.scheme)
         self._unfinished = 0
         if self._exchange is None:
             self.deadline = now + plane.server.receive_timeout_s

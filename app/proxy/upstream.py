@@ -13,6 +13,7 @@ import ipaddress
 import random
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -227,6 +228,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_body_open",
+        "_ended",
         "_fed",
         "_finished",
         "_keep",
@@ -257,6 +259,7 @@ class Connection(asyncio.Protocol):
         self._reused = False
         self._paused = False
         self._body_open = False
+        self._ended = False  # the server said that it sends no more; over TLS by its closure alert
         self._finished = False  # the answer is complete; anything after it is out of step
 
     # ---- asyncio
@@ -298,6 +301,7 @@ class Connection(asyncio.Protocol):
             attempt.owner.progressed(attempt)
 
     def eof_received(self) -> bool:
+        self._ended = True
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -314,9 +318,10 @@ class Connection(asyncio.Protocol):
             attempt.head_complete
             and attempt.length < 0
             and exc is None
+            and self._ended
             and b"transfer-encoding" not in attempt.named
         ):
-            attempt.complete()  # a body that ends with its connection (RFC 9112 section 6.3, case 8)
+            attempt.complete()  # a body that ends with its connection (RFC 9112 sections 6.3, case 8, and 9.8)
         elif (
             attempt.first_byte_at == 0.0
             and self._reused
@@ -522,7 +527,8 @@ class Endpoint:
     async def _connect_to(self, connection: Connection) -> None:
         """To one of the addresses that the name has now, never to one that no model server has. OSError when none answers."""
         address = self.address
-        context = self.upstream.tls if address.tls else None
+        upstream = self.upstream
+        context = upstream.tls() if address.tls else None
         error = OSError(f"{address.host} has no address")
         for host in await self._addresses():
             if not address.literal and (
@@ -531,12 +537,12 @@ class Endpoint:
                 error = OSError(f"{address.host} is at {host}, which {reason}")
                 continue
             try:
-                await self.upstream.loop.create_connection(
+                await upstream.loop.create_connection(
                     lambda: connection,
                     host,
                     address.port,
                     ssl=context,
-                    server_hostname=address.host if address.tls else None,
+                    server_hostname=(upstream.server_name or address.host) if address.tls else None,
                 )
                 return
             except OSError as failure:
@@ -605,7 +611,8 @@ class Upstream:
         timeout_s: float,
         connect_timeout_s: float,
         max_header_bytes: int = 65_536,
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        server_name: str | None = None,
         receive_buffer: int = 0,
     ) -> None:
         self.loop = loop
@@ -615,16 +622,11 @@ class Upstream:
         self.timeout_s = timeout_s
         self.max_header_bytes = max_header_bytes
         self.closed = False
-        self._tls = tls
+        self.tls = tls
+        self.server_name = server_name  # in the servers' certificates; None: the URL's host
         self.endpoints = [Endpoint(self, url) for url in urls]
         self._deadlines = Deadlines(loop, timeout_s)
         self._single = self.endpoints[0] if len(self.endpoints) == 1 else None
-
-    @property
-    def tls(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-        return self._tls
 
     def start(self, attempt: Attempt) -> None:
         """Send the attempt to one of the URLs; its owner will hear of it before the deadline has passed, or then."""

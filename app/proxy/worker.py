@@ -12,6 +12,7 @@ import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -24,6 +25,7 @@ from app.proxy.link import Link
 from app.proxy.plane import Plane
 from app.proxy.server import ServerProtocol
 from app.proxy.shadow import Shadows
+from app.proxy.tls import server_context
 from app.proxy.upstream import Upstream
 
 SWEEP_S = 0.25
@@ -115,13 +117,21 @@ class Worker:
         journal.close()
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, plane: Plane) -> None:
+        server = self.spec.server
+        tls: dict[str, Any] = {}
+        if server.tls is not None:
+            tls = {
+                "ssl": server_context(server.tls),
+                "ssl_handshake_timeout": server.receive_timeout_s,
+                "ssl_shutdown_timeout": server.receive_timeout_s,
+            }
         for descriptor in (self.spec.listen, self.spec.listen_admin):
             if descriptor is not None:
                 listener = socket.socket(fileno=descriptor)
                 listener.setblocking(False)
                 self._servers.append(
                     await loop.create_server(
-                        lambda: ServerProtocol(plane, self.connections), sock=listener, backlog=BACKLOG
+                        lambda: ServerProtocol(plane, self.connections), sock=listener, backlog=BACKLOG, **tls
                     )
                 )
 

@@ -48,6 +48,11 @@ CATALOGUE: dict[str, Metric] = {
     "gateway_pairs_dropped_total": Metric(
         "counter", ("model",), "Control-mirror pairs that were not kept as evidence."
     ),
+    "gateway_upstream_ejections_total": Metric(
+        "counter",
+        ("model", "version", "replica", "reason"),
+        "A URL of a version, by its place in the list from 0, left out for a while after failing several times in a row.",
+    ),
     "gateway_refused_total": Metric(
         "counter", ("reason",), "Requests answered by the gateway itself with an error."
     ),

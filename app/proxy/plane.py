@@ -347,7 +347,11 @@ class Plane:
             tls=partial(self._context, model.tls),
             server_name=model.tls.server_name,
             receive_buffer=SHADOW_RECEIVE_BUFFER if shadow else 0,
+            on_eject=partial(self._ejected, model.name, version.name),
         )
+
+    def _ejected(self, model: str, version: str, place: int, reason: str) -> None:
+        self.statistics.count("gateway_upstream_ejections_total", model, version, str(place), reason)
 
     def _context(self, tls: UpstreamTls) -> ssl.SSLContext:
         """Made when first connected with: reading authorities takes milliseconds, and most models need none."""

@@ -22,11 +22,12 @@ import httptools
 
 from app.domain.upstream_url import forbidden
 from app.proxy.deadlines import Deadline, Deadlines
+from app.proxy.outliers import Standing
 
 # Model servers behind uvicorn close after five idle seconds; going first avoids writing into a closing connection.
 IDLE_S = 4.0
 MAX_IDLE = 256
-EJECT_S = 1.0
+REFUSED_S = 1.0  # a URL that refused a connection is asked again after this
 HIGH_WATER = 262_144
 # The kernel takes no more than about this of a copy's answer before the worker reads: what a shadow sends without being asked for it
 # costs this host as little as can be.
@@ -207,10 +208,14 @@ class Attempt:
         self.error = error
         if connection is not None:
             connection.abandon()
+        if self.upstream.several:
+            self.upstream.judge(self.endpoint, error, self.ended_at)
         self.owner.failed(self)
 
     def complete(self) -> None:
         self._finish()
+        if self.upstream.several:
+            self.upstream.judge(self.endpoint, "status" if self.status >= 500 else "", self.ended_at)
         self.owner.answered(self)
 
     def _finish(self) -> None:
@@ -468,7 +473,17 @@ class Connection(asyncio.Protocol):
 class Endpoint:
     """One URL of a version: its idle connections, newest used first, and how many attempts are under way."""
 
-    __slots__ = ("_connections", "_idle", "_tasks", "address", "down_until", "inflight", "upstream", "url")
+    __slots__ = (
+        "_connections",
+        "_idle",
+        "_tasks",
+        "address",
+        "down_until",
+        "inflight",
+        "standing",
+        "upstream",
+        "url",
+    )
 
     def __init__(self, upstream: Upstream, url: str) -> None:
         self.upstream = upstream
@@ -476,6 +491,7 @@ class Endpoint:
         self.address = Address.of(url)
         self.inflight = 0
         self.down_until = 0.0
+        self.standing = Standing()
         self._idle: list[Connection] = []
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -508,7 +524,7 @@ class Endpoint:
                 else:
                     await self._connect_to(connection)
         except (OSError, TimeoutError, ssl.SSLError):
-            self.down_until = loop.time() + EJECT_S
+            self.down_until = max(self.down_until, loop.time() + REFUSED_S)
             if not attempt.done:
                 self._elsewhere(attempt)
             return
@@ -570,7 +586,9 @@ class Endpoint:
             return
         attempt.retried = True
         self.inflight -= 1
-        other.start(attempt, self.upstream.loop.time())
+        now = self.upstream.loop.time()
+        self.upstream.judge(self, "unreachable", now)
+        other.start(attempt, now)
 
     def release(self, connection: Connection) -> None:
         connection.idle_since = self.upstream.loop.time()
@@ -600,6 +618,10 @@ class Endpoint:
         return len(self._connections)
 
 
+def _nobody_told(place: int, reason: str) -> None:
+    """Ejections are counted by whoever wants to know."""
+
+
 class Upstream:
     """A version's URLs. The less busy of two random ones is asked (Mitzenmacher 2001, "The power of two choices")."""
 
@@ -614,6 +636,7 @@ class Upstream:
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
         server_name: str | None = None,
         receive_buffer: int = 0,
+        on_eject: Callable[[int, str], None] = _nobody_told,
     ) -> None:
         self.loop = loop
         self.urls = urls
@@ -625,6 +648,9 @@ class Upstream:
         self.tls = tls
         self.server_name = server_name  # in the servers' certificates; None: the URL's host
         self.endpoints = [Endpoint(self, url) for url in urls]
+        self.several = len(urls) > 1  # a single URL has nobody to be compared with
+        self._standings = [endpoint.standing for endpoint in self.endpoints]
+        self._on_eject = on_eject
         self._deadlines = Deadlines(loop, timeout_s)
         self._single = self.endpoints[0] if len(self.endpoints) == 1 else None
 
@@ -641,6 +667,16 @@ class Upstream:
             return usable[0]
         first, second = random.sample(usable, 2)
         return first if first.inflight <= second.inflight else second
+
+    def judge(self, endpoint: Endpoint | None, error: str, now: float) -> None:
+        """An attempt ended: well (`error` is empty) or with this failure of the URL. Told of each ejection: the URL's place, and why."""
+        if endpoint is None:
+            return
+        if not error:
+            endpoint.standing.succeeded(now)
+        elif endpoint.standing.failed(now, self._standings):
+            endpoint.down_until = max(endpoint.down_until, endpoint.standing.out_until)
+            self._on_eject(self.endpoints.index(endpoint), error)
 
     def other_than(self, endpoint: Endpoint) -> Endpoint | None:
         now = self.loop.time()

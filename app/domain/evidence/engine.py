@@ -22,36 +22,44 @@ from app.domain.evidence.bets import (
     immediate_growth,
     reference_weights,
 )
-from app.domain.evidence.labels import ENOUGH_LOSSES, LossLadder
+from app.domain.evidence.labels import ENOUGH_LOSSES, Confusion, LossLadder, LossScale, f1_growth
 from app.domain.evidence.metrics import EngineConfig, bet_stakes, stake_parts
 from app.domain.evidence.pairs import OrderEffect, PairBatch, log_ratio, score_growth, side_growth
 from app.domain.evidence.pooling import Pool
-from app.domain.evidence.shadow import ShadowPair, failure_growth, severity_growth, shift_growth
+from app.domain.evidence.shadow import OwnNoise, ShadowPair, failure_growth, severity_growth, shift_growth
 from app.domain.evidence.stake import Drip, Stake
 from app.domain.evidence.tick import BUCKETS
 
 ENOUGH_LATENCIES = 500  # of production, to make bets on latency from
-LABEL_METRICS = ("labels", "paired_labels", "label_loss")
+LABEL_METRICS = (
+    "labels", "paired_labels", "label_loss", "paired_loss", "label_order", "paired_order", "label_f1",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowBatch:
-    """Shadow pairs that became known in a tick. `source` and tick are the key."""
+    """Shadow pairs that became known in a tick. `source` and tick are the key.
+
+    `own` are differences of production's two answers to one request: the noise that no candidate is to blame for.
+    """
 
     source: str
     tick: int
     pairs: Sequence[ShadowPair]
+    own: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Mature labels of one arm: how many, how many of the answers were wrong, and losses where the task has
-    one.
+    """Mature labels of one arm: how many, how many of the answers were wrong, losses where the task has one,
+    and disjoint (positive, negative) pairs with those that were scored in the wrong order.
     """
 
     n: int = 0
     wrong: int = 0
     losses: Sequence[float] = ()
+    ordered: int = 0
+    misordered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,11 @@ class LabelBatch:
     production: Labelled = field(default_factory=Labelled)
     only_candidate_wrong: int = 0  # of pairs labelled on the same request
     only_production_wrong: int = 0
+    only_candidate_misordered: int = 0  # of two requests that both versions answered
+    only_production_misordered: int = 0
+    losses: Sequence[tuple[float, float]] = ()  # candidate's and production's on the same request
+    confusion: Confusion = field(default_factory=Confusion)  # of the candidate, wherever it answered
+    answers: int = 0  # labelled answers of the candidate behind all of this
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +99,7 @@ class Tally:
     production_errors: int = 0
     shadow_requests: int = 0
     pairs: int = 0
+    labels: int = 0  # mature ones of the candidate's answers
     last_request_tick: int | None = None
     batches: int = 0
     refused: int = 0  # repeated, too old, or of the far future
@@ -137,6 +151,8 @@ class Engine:
         self.percent = 0.0  # of the newest batch: a new stage gets a new reference
         self.losses: tuple[float, ...] = ()  # of production, until there are enough for the ladder
         self.loss_ladder: LossLadder | None = None
+        self.loss_scale = LossScale(config.loss_scale)
+        self.noise = OwnNoise(config.severity)
 
     def advance(self, tick: int, look: Look) -> None:
         """Take in what became known by `tick` (Unix seconds, or any count that rises by one a look)."""
@@ -145,7 +161,7 @@ class Engine:
         growth: dict[str, Floats] = {}
         floor = np.zeros(len(EVEN_STAKES))
         strata = self._admit_batches(tick, look.batches)
-        if strata and self.tally.candidate_requests > self.config.warmup_requests:
+        if strata and self.tally.candidate_requests >= self.config.warmup_requests:
             floor = self._floor(strata)
             growth |= self._two_samples(strata, self.pool.ready(strata))
         self._collect(strata)
@@ -263,34 +279,54 @@ class Engine:
         return growth
 
     def _shadows(self, batches: Sequence[ShadowBatch]) -> dict[str, Floats]:
-        """Growth by what the shadow answered differently."""
+        """Growth by what the shadow answered differently, beyond what production differs from itself."""
         pairs = [p for b in batches for p in b.pairs]
-        differences = [math.nan if p.difference is None else p.difference for p in pairs]
+        differences = np.array([math.nan if p.difference is None else p.difference for p in pairs])
         growth: dict[str, Floats] = {}
         if pairs and "shadow_errors" in self.stakes:
             growth["shadow_errors"] = failure_growth(pairs)
-        if pairs and "shadow_severity" in self.stakes:
-            growth["shadow_severity"] = severity_growth(differences, self.config.severity)
+        accepted = self.noise.accepted(measured=self.config.own_noise)
+        if pairs and "shadow_severity" in self.stakes and accepted is not None:
+            growth["shadow_severity"] = severity_growth(differences, accepted)
         if pairs and "shadow_shift" in self.stakes:
-            growth["shadow_shift"] = shift_growth(differences)
+            growth["shadow_shift"] = shift_growth(np.where(np.isfinite(differences), differences, math.nan))
+        for b in batches:
+            self.noise.add(b.own)
         return growth
 
     def _labels(self, batches: Sequence[LabelBatch]) -> dict[str, Floats]:
         """Growth by outcomes, each batch with its own share."""
         growth = {m: np.zeros(len(s.weights)) for m, s in self.stakes.items() if m in LABEL_METRICS}
         for b in sorted(batches, key=lambda b: (b.tick, b.source)):
-            c, p = b.candidate, b.production
-            if "labels" in growth:
-                growth["labels"] += binary_growth(c.n, c.wrong, p.n, p.wrong)
-            if "paired_labels" in growth:
-                growth["paired_labels"] += side_growth(b.only_candidate_wrong, b.only_production_wrong)
-            if "label_loss" in growth and self.loss_ladder is not None:
-                growth["label_loss"] += self.loss_ladder.growth(c.losses, p.losses)
-            elif "label_loss" in growth:
-                self.losses += tuple(p.losses)
+            self.tally.labels += b.answers
+            for metric in growth:
+                growth[metric] += self._label_growth(metric, b)
+            self.loss_scale.add([production for _, production in b.losses])
+            if "label_loss" in growth and self.loss_ladder is None:
+                self.losses += tuple(b.production.losses)
                 if len(self.losses) >= ENOUGH_LOSSES:
                     self.loss_ladder, self.losses = LossLadder.of(self.losses), ()
         return growth
+
+    def _label_growth(self, metric: str, b: LabelBatch) -> Floats | float:
+        """One batch's growth of one metric; 0 where it says nothing about it yet."""
+        c, p = b.candidate, b.production
+        match metric:
+            case "labels":
+                return binary_growth(c.n, c.wrong, p.n, p.wrong)
+            case "paired_labels":
+                return side_growth(b.only_candidate_wrong, b.only_production_wrong)
+            case "label_order":
+                return binary_growth(c.ordered, c.misordered, p.ordered, p.misordered)
+            case "paired_order":
+                return side_growth(b.only_candidate_misordered, b.only_production_misordered)
+            case "label_f1":
+                return f1_growth(b.confusion, self.config.f1_goal)
+            case "paired_loss":
+                return self.loss_scale.growth(b.losses)
+            case "label_loss" if self.loss_ladder is not None:
+                return self.loss_ladder.growth(c.losses, p.losses)
+        return 0.0
 
 
 def _histograms(arms: Sequence[Arm]) -> Floats:

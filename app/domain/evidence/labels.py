@@ -8,7 +8,7 @@ where one of the two is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +80,16 @@ def misordered(positives: Sequence[float], negatives: Sequence[float]) -> tuple[
     return n, sum(p <= q for p, q in zip(positives[:n], negatives[:n], strict=True))
 
 
-def f1_growth(true_positives: int, false_positives: int, false_negatives: int, goal: float) -> Floats:
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Counts of one arm's answers to a binary task; true negatives tell F1 nothing."""
+
+    true_positives: int = 0
+    false_positives: int = 0
+    false_negatives: int = 0
+
+
+def f1_growth(counts: Confusion, goal: float) -> Floats:
     """Log growth of bets that F1 is below `goal`, one sample.
 
     F1 ≥ f exactly when the mean of `2·TP − f·(2·TP + FP + FN)` is ≥ 0: a linear score, so `Π(1 + λ·g)` with g
@@ -89,8 +98,47 @@ def f1_growth(true_positives: int, false_positives: int, false_negatives: int, g
     hit, miss = -(2.0 - 2.0 * goal), goal
     scale = max(-hit, miss)
     lambdas = np.asarray(LAMBDAS)
-    wrong = false_positives + false_negatives
-    growth: Floats = true_positives * np.log1p(lambdas * hit / scale) + wrong * np.log1p(
-        lambdas * miss / scale
-    )
+    wrong = counts.false_positives + counts.false_negatives
+    growth: Floats = counts.true_positives * np.log1p(lambdas * hit / scale)
+    growth += wrong * np.log1p(lambdas * miss / scale)
     return growth
+
+
+class LossScale:
+    """Bets that the candidate's mean loss on the same requests is larger: `Π(1 + λ·d/s)`, |d| cut at s.
+
+    Only means are compared, never which of two losses is larger: a model that is less sure and better calibrated
+    has the larger loss on most requests and the smaller one in the mean. s is given where losses have an end;
+    else it is four times production's mean loss, as far as that was known before.
+    """
+
+    __slots__ = ("fixed", "n", "total")
+
+    def __init__(self, fixed: float = 0.0, n: int = 0, total: float = 0.0) -> None:
+        self.fixed = fixed  # 0: from production's losses
+        self.n = n
+        self.total = total
+
+    def add(self, production: Sequence[float]) -> None:
+        """Take in production's losses of a tick, after the tick was bet on."""
+        self.n += len(production)
+        self.total += float(sum(production))
+
+    def growth(self, losses: Sequence[tuple[float, float]]) -> Floats | float:
+        """Log growth by pairs (candidate's, production's loss), (L,); 0 while the scale is not known."""
+        scale = self.fixed or (4.0 * self.total / self.n if self.n >= ENOUGH_LOSSES else 0.0)
+        if scale <= 0.0 or not losses:
+            return 0.0
+        both = np.asarray(losses, dtype=np.float64)
+        g = np.clip((both[:, 0] - both[:, 1]) / scale, -1.0, 1.0)
+        growth: Floats = np.log1p(np.asarray(LAMBDAS) * g[:, None]).sum(0)
+        return growth
+
+    def state(self) -> dict[str, float]:
+        """For storing; what is fixed is configuration."""
+        return {"n": self.n, "total": self.total}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, float], fixed: float) -> LossScale:
+        """Read back what `state` gave."""
+        return cls(fixed, int(state["n"]), float(state["total"]))

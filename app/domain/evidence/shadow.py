@@ -6,8 +6,9 @@ improvement speak against a candidate. Without labels nothing here claims that a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +18,8 @@ from app.domain.evidence.pairs import LAMBDAS, side_growth
 
 EPSILON = 0.005  # part of the answers that may differ severely
 SEVERE_ODDS = (2.0, 5.0, 20.0)
+ENOUGH_OWN = 100  # requests that production answered twice
+_SURE = 2.33  # standard errors: one-sided 1 %
 SHIFT_STAKES: Floats = np.full(2 * len(LAMBDAS), 0.5 / len(LAMBDAS))
 
 
@@ -24,7 +27,8 @@ SHIFT_STAKES: Floats = np.full(2 * len(LAMBDAS), 0.5 / len(LAMBDAS))
 class ShadowPair:
     """One request answered by production and by the shadow.
 
-    Differences are shadow − production; None: not comparable.
+    Differences are shadow − production; infinite where two answers differ and no number says how far; None: not
+    comparable.
     """
 
     production_error: bool
@@ -43,6 +47,61 @@ class Severity:
     def of(cls, agreement_threshold: float) -> Severity:
         """Steps of 4, 8 and 16 agreement thresholds, each accepted in `EPSILON` of the answers."""
         return cls(tuple(agreement_threshold * k for k in (4.0, 8.0, 16.0)), (EPSILON,) * 3)
+
+
+class OwnNoise:
+    """How often production's two answers to one request differ severely: constant memory. Only what goes beyond
+    that is the candidate's.
+    """
+
+    __slots__ = ("beyond", "n", "severity")
+
+    def __init__(self, severity: Severity, n: int = 0, beyond: Sequence[int] | None = None) -> None:
+        self.severity = severity
+        self.n = n
+        self.beyond = [0] * len(severity.thresholds) if beyond is None else list(beyond)
+
+    def add(self, own: Sequence[float]) -> None:
+        """Take in differences of production from itself; NaN: not comparable."""
+        d = np.abs(np.asarray(own, dtype=np.float64))
+        d = d[~np.isnan(d)]
+        self.n += len(d)
+        self.beyond = [
+            k + int(np.sum(d > t)) for k, t in zip(self.beyond, self.severity.thresholds, strict=True)
+        ]
+
+    def accepted(self, *, measured: bool) -> Severity | None:
+        """The steps with what production itself surely shows added to the accepted parts (Wilson's upper bound).
+
+        None while `measured` noise is not known well enough to bet against.
+        """
+        if not measured:
+            return self.severity
+        if self.n < ENOUGH_OWN:
+            return None
+        parts = [
+            min(part + _upper(k, self.n), 0.5)
+            for k, part in zip(self.beyond, self.severity.parts, strict=True)
+        ]
+        return Severity(self.severity.thresholds, tuple(parts))
+
+    def state(self) -> dict[str, object]:
+        """For storing; the steps are configuration."""
+        return {"n": self.n, "beyond": self.beyond}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, object], severity: Severity) -> OwnNoise:
+        """Read back what `state` gave; `ValueError` when it does not fit."""
+        n, beyond = state["n"], state["beyond"]
+        if not isinstance(n, int) or not isinstance(beyond, list) or len(beyond) != len(severity.thresholds):
+            raise ValueError("noise: a count, and one for each step")
+        return cls(severity, n, [int(k) for k in beyond])
+
+
+def _upper(k: int, n: int) -> float:
+    """Wilson's upper bound of a part."""
+    p, z2 = k / n, _SURE * _SURE
+    return (p + z2 / (2 * n) + _SURE * sqrt(p * (1.0 - p) / n + z2 / (4.0 * n * n))) / (1.0 + z2 / n)
 
 
 def severity_stakes(severity: Severity) -> Floats:

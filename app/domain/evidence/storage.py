@@ -13,11 +13,11 @@ import numpy as np
 from app.domain.evidence.batch import Arm, Seen, Stratum
 from app.domain.evidence.bets import Floats
 from app.domain.evidence.engine import Engine, Tally
-from app.domain.evidence.labels import LossLadder
+from app.domain.evidence.labels import LossLadder, LossScale
 from app.domain.evidence.metrics import EngineConfig
 from app.domain.evidence.pairs import OrderEffect
 from app.domain.evidence.pooling import Pool
-from app.domain.evidence.shadow import Severity
+from app.domain.evidence.shadow import OwnNoise, Severity
 from app.domain.evidence.tick import BUCKETS
 
 FORMAT = 1
@@ -47,6 +47,8 @@ def dump(engine: Engine) -> str:
             "reference": None if engine.reference is None else _sparse(engine.reference),
             "percent": engine.percent,
             "losses": engine.losses,
+            "loss_scale": engine.loss_scale.state(),
+            "noise": engine.noise.state(),
             "loss_ladder": None if ladder is None else {"edges": ladder.edges, "counts": ladder.counts},
         },
         allow_nan=False,
@@ -84,6 +86,9 @@ def load(text: str) -> Engine:
         engine.reference = None if state["reference"] is None else _dense(state["reference"])
         engine.percent = float(state["percent"])
         engine.losses = tuple(float(x) for x in state["losses"])
+        if "noise" in state:  # engines stored by earlier versions have neither
+            engine.loss_scale = LossScale.from_state(state["loss_scale"], config.loss_scale)
+            engine.noise = OwnNoise.from_state(state["noise"], config.severity)
         if (ladder := state["loss_ladder"]) is not None:
             engine.loss_ladder = LossLadder.from_counts(ladder["edges"], ladder["counts"])
     except (KeyError, TypeError, AttributeError, IndexError) as error:

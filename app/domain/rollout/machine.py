@@ -58,6 +58,7 @@ def start(
     shadow_min_requests: int = 0,
     guard_mode: str = "enforce_if_worse",
     stale_s: float = 300.0,
+    min_labels: int = 0,
 ) -> Rollout:
     """A pending rollout; the first `step` puts it in force.
 
@@ -70,6 +71,7 @@ def start(
         raise InvalidError(f"stages: {list(stages)} must rise, each above 0 and at most 100")
     durations = {"dwell_s": dwell_s, "watch_s": watch_s, "shadow_dwell_s": shadow_dwell_s, "stale_s": stale_s}
     counts = {"min_requests": min_requests, "shadow_min_requests": shadow_min_requests}
+    counts["min_labels"] = min_labels
     for name, value in {**durations, **counts}.items():
         if not 0 <= value < float("inf"):  # also refuses NaN
             raise InvalidError(f"{name}: {value} must be finite and not negative")
@@ -90,6 +92,7 @@ def start(
         shadow_min_requests=shadow_min_requests,
         guard_mode=GuardMode(guard_mode),
         stale_s=stale_s,
+        min_labels=min_labels,
         stage_entered_at=now,
     )
 
@@ -103,6 +106,7 @@ def verdict_on(rollout: Rollout, evidence: Evidence, now: float) -> Verdict:
         min_requests=rollout.min_requests if rollout.stage_index >= 0 else rollout.shadow_min_requests,
         stale_s=rollout.stale_s,
         now=now,
+        labels_due=rollout.labels_due,
     )
 
 
@@ -167,6 +171,8 @@ def act(rollout: Rollout, action: Action, reason: str, now: float, evidence: Evi
         case Action.ADVANCE:
             at_last = rollout.state is State.CANARY and rollout.stage_index == len(rollout.stages) - 1
             trigger = Trigger.PROMOTE if at_last else Trigger.ADVANCE
+            if rollout.state is State.PROMOTED:
+                trigger = Trigger.CLOSE  # the watch is the last thing that can be cut short
         case Action.PROMOTE:
             trigger = Trigger.PROMOTE
         case Action.ROLLBACK:

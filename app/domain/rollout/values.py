@@ -35,6 +35,9 @@ class Rollout:
     shadow_min_requests: int = 0
     guard_mode: GuardMode = GuardMode.ENFORCE_IF_WORSE
     stale_s: float = 300.0  # silence of the candidate that counts as no data
+    min_labels: int = (
+        0  # mature labels of the candidate before it leaves the shadow, and before it is promoted
+    )
     state: State = State.PENDING
     stage_index: int = -1  # of `stages`; -1 before the first
     stage_entered_at: float = 0.0  # moved on by the time spent paused
@@ -54,6 +57,14 @@ class Rollout:
         """The canary share that is due now, in percent of requests."""
         in_canary = self.state in (State.CANARY, State.PAUSED) and self.stage_index >= 0
         return self.stages[self.stage_index] if in_canary else 0.0
+
+    @property
+    def labels_due(self) -> int:
+        """How many mature labels the candidate needs before the next step up: none between the first stages."""
+        last = self.stage_index == len(self.stages) - 1
+        return (
+            self.min_labels if self.state is State.SHADOWING or (self.state is State.CANARY and last) else 0
+        )
 
     def elapsed_s(self, now: float) -> float:
         """Time spent in this stage, pauses left out; never negative, whatever the clock does."""

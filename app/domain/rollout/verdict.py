@@ -49,6 +49,7 @@ class Evidence:
     guard_tripped: bool = False  # the candidate's window, in any worker
     guard_reason: str = ""
     production_guard_tripped: bool = False  # production's own window: then the cause is shared
+    labels: int = 0  # of the candidate's answers, mature and compared
     decisive_metric: str = ""  # the metric with the largest stake-weighted e-value
 
     def figures(self) -> dict[str, Figure]:
@@ -68,6 +69,7 @@ class Evidence:
             guard_tripped=bool(figures.get("guard_tripped", False)),
             guard_reason=str(figures.get("guard_reason", "")),
             production_guard_tripped=bool(figures.get("production_guard_tripped", False)),
+            labels=int(figures.get("labels", 0)),
             decisive_metric=str(figures.get("decisive_metric", "")),
         )
 
@@ -87,6 +89,7 @@ def judge(
     min_requests: int,
     stale_s: float,
     now: float,
+    labels_due: int = 0,
 ) -> Verdict:
     """The verdict on a candidate.
 
@@ -115,5 +118,7 @@ def judge(
     if requests_in_stage < min_requests:
         counted = f"{requests_in_stage} of {min_requests} requests in this stage.{note}"
         return Verdict(Health.INCONCLUSIVE, counted)
+    if e.labels < labels_due:
+        return Verdict(Health.INCONCLUSIVE, f"{e.labels} of {labels_due} mature labels.{note}")
     fine = f"no evidence that it is worse: log e {e.log_e:.2f} of {e.threshold:.2f}.{note}"
     return Verdict(Health.HEALTHY, fine)

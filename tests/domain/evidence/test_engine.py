@@ -10,6 +10,7 @@ import pytest
 
 from app.domain.evidence.batch import WINDOW, Arm, Batch, Stratum
 from app.domain.evidence.engine import Engine, LabelBatch, Labelled, Look, ShadowBatch, Snapshot
+from app.domain.evidence.labels import Confusion
 from app.domain.evidence.metrics import GROUPS, EngineConfig, bet_stakes, default_metrics, stake_parts
 from app.domain.evidence.pairs import PairBatch
 from app.domain.evidence.shadow import Severity, ShadowPair
@@ -134,7 +135,13 @@ def test_a_batch_that_comes_too_late_is_refused_and_counted() -> None:
 
 
 def test_a_restarted_engine_goes_on_where_it_stopped() -> None:
-    config = {"metrics": default_metrics(sticky=False, control=True, shadow=True, labels=True)}
+    config = {
+        "metrics": default_metrics(
+            sticky=False, control=True, shadow=True, alike=True, labels=("accuracy", "absolute_error", "auc")
+        ),
+        "severity": Severity.of(0.05),
+        "own_noise": True,
+    }
     rng = np.random.default_rng(6)
     whole, parts = engine(**config), engine(**config)
     for tick in range(1, 60):
@@ -145,8 +152,18 @@ def test_a_restarted_engine_goes_on_where_it_stopped() -> None:
                     "w0", tick, [Mirrored("v2", error=tick % 7 == 0), Mirrored("v1", latency_us=11_000)]
                 )
             ],
-            shadows=[ShadowBatch("shadow", tick, [ShadowPair(False, tick % 11 == 0, 0.1)])],
-            labels=[LabelBatch("labels", tick, Labelled(3, 1), Labelled(30, 2), 1, 0)],
+            shadows=[ShadowBatch("shadow", tick, [ShadowPair(False, tick % 11 == 0, 0.1)], [0.0, 0.3] * 3)],
+            labels=[
+                LabelBatch(
+                    "labels",
+                    tick,
+                    Labelled(3, 1, [0.5], 2, 1),
+                    Labelled(30, 2, [0.1] * 9, 9, 1),
+                    1,
+                    0,
+                    losses=[(2.0, 1.0)] * 5,
+                )
+            ],
         )
         whole.advance(tick, look)
         parts.advance(tick, look)
@@ -226,18 +243,33 @@ def test_severe_differences_and_labels_of_a_shadow_count() -> None:
 
 def test_labels_of_both_arms_their_pairs_and_their_losses_each_find_a_worse_model() -> None:
     rng = np.random.default_rng(9)
-    for metric in ("labels", "paired_labels", "label_loss"):
-        found = engine(metrics=(metric,))
+    kinds = "labels", "paired_labels", "label_loss", "paired_loss", "label_order", "paired_order", "label_f1"
+    for metric in kinds:
+        found = engine(metrics=(metric,), f1_goal=0.9, loss_scale=1.0)
         for tick in range(1, 31):
             good, bad = rng.beta(1.0, 9.0, 90).tolist(), rng.beta(3.0, 3.0, 10).tolist()
-            arms = Labelled(10, 5, bad), Labelled(90, 9, good)
-            found.advance(tick, Look(labels=[LabelBatch("labels", tick, *arms, 4, 0)]))
+            batch_of_labels = LabelBatch(
+                "labels",
+                tick,
+                Labelled(10, 5, bad, 5, 2),
+                Labelled(90, 9, good, 40, 2),
+                only_candidate_wrong=4,
+                only_candidate_misordered=3,
+                losses=list(zip(bad, good[:10], strict=True)),
+                confusion=Confusion(5, 3, 2),
+                answers=10,
+            )
+            found.advance(tick, Look(labels=[batch_of_labels]))
         assert found.snapshot().is_worse, metric
+        assert found.snapshot().counts["labels"] == 300
 
 
 def test_the_whole_stake_is_given_out_over_the_metrics_and_their_bets() -> None:
     config = EngineConfig(
-        metrics=tuple(m for m in GROUPS if m != "latency"), sticky=True, severity=Severity.of(0.05)
+        metrics=tuple(m for m in GROUPS if m != "latency"),
+        sticky=True,
+        severity=Severity.of(0.05),
+        f1_goal=0.8,
     )
     assert sum(stake_parts(config.metrics).values()) == pytest.approx(1.0)
     for metric in config.metrics:

@@ -84,6 +84,7 @@ evidences = st.builds(
     guard_tripped=st.booleans(),
     guard_reason=st.sampled_from(["", "Error rate 9.0% exceeds threshold 5.0%."]),
     production_guard_tripped=st.booleans(),
+    labels=st.integers(0, 100),
     decisive_metric=st.sampled_from(["", "errors"]),
 )
 rollouts = st.builds(
@@ -92,6 +93,7 @@ rollouts = st.builds(
     dwell_s=st.sampled_from([0.0, 60.0]),
     min_requests=st.sampled_from([0, 20]),
     shadow_dwell_s=st.sampled_from([0.0, 30.0]),
+    min_labels=st.sampled_from([0, 50]),
     guard_mode=st.sampled_from([str(m) for m in GuardMode]),
 )
 # How long after the last one, what is known then, and what an operator does first, if anything.
@@ -314,6 +316,31 @@ def test_an_operator_can_skip_what_the_controller_may_not() -> None:
     assert last.commands == (PromoteCandidate("v2", "v1"),)
     with pytest.raises(ConflictError):
         act(at_stage(0), Action.RESUME, "was not paused", 1001.0, fine(0, 1001.0))
+
+
+def test_an_operator_can_end_the_watch_early() -> None:
+    promoted = act(at_stage(2), Action.PROMOTE, "test", 1100.0, fine(0, 1100.0)).rollout
+    result = act(promoted, Action.ADVANCE, "seen enough", 1101.0, fine(0, 1101.0))
+    assert result.commands == (EndWatch("v1"),)
+    assert not result.rollout.is_open
+
+
+def test_without_enough_mature_labels_nobody_leaves_the_shadow_and_nobody_is_promoted() -> None:
+    labelled = Evidence(requests=500, shadow_requests=500, last_request_at=1100.0, labels=50)
+    few = Evidence(requests=500, shadow_requests=500, last_request_at=1100.0, labels=49)
+    shadowing = step(begun(shadow_dwell_s=5.0, min_labels=50), fine(0, 1000.0), 1000.0).rollout
+    waits = step(shadowing, few, 1100.0)
+    assert (waits.commands, waits.rollout.reason) == ((), "49 of 50 mature labels.")
+    assert step(shadowing, labelled, 1100.0).rollout.percent == 5.0
+    rollout = step(begun(min_labels=50), fine(0, 1000.0), 1000.0).rollout
+    rollout = step(rollout, few, 1100.0).rollout
+    assert rollout.percent == 25.0  # between stages it is not asked for
+    rollout = act(rollout, Action.ADVANCE, "test", 1100.0, few).rollout
+    more = Evidence(requests=900, last_request_at=1200.0, labels=49)
+    assert step(rollout, more, 1200.0).rollout.state is State.CANARY
+    enough = Evidence(requests=900, last_request_at=1200.0, labels=50)
+    assert step(rollout, enough, 1200.0).rollout.state is State.PROMOTED
+    assert act(rollout, Action.PROMOTE, "an operator may", 1200.0, more).rollout.state is State.PROMOTED
 
 
 @pytest.mark.parametrize(

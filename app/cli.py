@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from app.commands import feedback, flags, replay, review, rollouts, running, status, training
+from app.commands import feedback, flags, replay, review, rollouts, running, status, token, training
 from app.commands.gateway import RefusedError, UsageError
 from app.errors import ConfigurationError, GatewayError
 
@@ -34,6 +34,7 @@ cli.add_typer(flags.commands, name="flags")
 cli.add_typer(rollouts.commands, name="rollout")
 cli.add_typer(feedback.commands, name="feedback")
 cli.add_typer(training.commands, name="export")
+cli.add_typer(token.commands, name="token")
 cli.command("review")(review.review)
 cli.command("replay")(replay.replay)
 

@@ -10,10 +10,11 @@ import socket
 import stat
 import sys
 import uuid
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 import uvicorn
 
@@ -41,10 +42,11 @@ from app.control.recorder import Recorder
 from app.control.registry import Registry
 from app.control.specification import ControlSpec
 from app.control.statistics import WorkerTotals
+from app.domain.policy import AuthPolicy
 from app.errors import GatewayError
 from app.journal.reader import Journal
 from app.journal.writer import Writer
-from app.link.messages import Series
+from app.link.messages import Frames, Series
 
 log = structlog.get_logger(__name__)
 
@@ -79,9 +81,14 @@ async def _serve(spec: ControlSpec) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    _watch_supervisor(loop, stop)
+    news: list[AuthPolicy] = []
+    heed = news.append
+    _watch_supervisor(loop, stop, lambda policy: heed(policy))
     async with contextlib.AsyncExitStack() as stack:
         control = await _Control.build(spec, stack)
+        heed = control.auth.know
+        for policy in news:  # came while the store was being opened
+            heed(policy)
         tasks = [loop.create_task(_forever(name, work, stop), name=name) for name, work in control.works()]
         server = _api_server(control.application)
         listener = _unix_listener(Path(spec.api_socket))
@@ -139,6 +146,7 @@ class _Control:
         if isinstance(self.distribution, RedisDistribution):
             checks["flags"] = self.distribution.ping
         self.dependencies = Dependencies(checks, self.link)
+        self.auth = Authenticator(spec.auth, clock, spec.server.trusted_proxies)
         services = Services(
             registry=registry,
             flags=self.flags,
@@ -147,7 +155,7 @@ class _Control:
             controller=self.controller,
             monitor=self.monitor,
             outcomes=self.outcomes,
-            auth=Authenticator(spec.auth, clock, spec.server.trusted_proxies),
+            auth=self.auth,
             accounting=self.recorder.accounting,
             clock=clock,
             data_dir=directory,
@@ -255,13 +263,21 @@ def _unix_listener(path: Path) -> socket.socket:
     return listener
 
 
-def _watch_supervisor(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """Standard input closes when the supervisor is gone, however it went."""
+def _watch_supervisor(
+    loop: asyncio.AbstractEventLoop, stop: asyncio.Event, heed: Callable[[AuthPolicy], None]
+) -> None:
+    """Standard input brings new tokens, and closes when the supervisor is gone, however it went."""
+    frames = Frames()
 
-    def closed() -> None:
-        if not os.read(0, 4096):
+    def readable() -> None:
+        data = os.read(0, 65_536)
+        if not data:
             loop.remove_reader(0)
             stop.set()
+        for frame in frames.feed(data):
+            policy = msgspec.msgpack.decode(frame, type=AuthPolicy)
+            heed(policy)
+            log.info("tokens read anew", tokens=len(policy.tokens))
 
     os.set_blocking(0, False)
-    loop.add_reader(0, closed)
+    loop.add_reader(0, readable)

@@ -10,6 +10,7 @@ import contextlib
 import os
 import struct
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
@@ -21,7 +22,7 @@ from app.errors import ConfigurationError
 if TYPE_CHECKING:
     from app.config import Settings
     from app.domain.model import Model
-    from app.domain.policy import ServerPolicy
+    from app.domain.policy import AuthPolicy, ServerPolicy
 
 _LENGTH = struct.Struct("<I")
 T = TypeVar("T")
@@ -54,8 +55,10 @@ def read_specification(kind: type[T]) -> T:
     return msgspec.msgpack.decode(data[_LENGTH.size :], type=kind)
 
 
-def serve(settings: Settings, roles: frozenset[str]) -> int:
+def serve(settings: Settings, roles: frozenset[str], again: Callable[[], Settings] | None = None) -> int:
     """Start what `roles` name (proxy, recorder, controller) and keep it running; returns the exit status.
+
+    `again` reads the configuration anew at SIGHUP: the tokens and `server.tls` then hold, everything else from the next start on.
 
     `ConfigurationError` when the address is taken or the data directory cannot be used.
     """
@@ -122,7 +125,19 @@ def serve(settings: Settings, roles: frozenset[str]) -> int:
             inherited = tuple(one.fileno() for one in (listener, *admin[number : number + 1]))
             children.append(Child(f"w{number}", "worker", specification, inherited))
         _announce("http" if server.tls is None else "https", listeners[0].getsockname(), directory)
-    return run(children, server.drain_s)
+
+    def renew(running: list[Child]) -> AuthPolicy:
+        fresh = again() if again is not None else settings
+        tls = config.server(fresh).tls
+        _check_certificates(replace(server, tls=tls), models)
+        known = with_first_token(config.auth(fresh), directory)
+        for child in running:
+            now = child.specification
+            if isinstance(now, (WorkerSpec, ControlSpec)):
+                child.specification = replace(now, auth=known, server=replace(now.server, tls=tls))
+        return known
+
+    return run(children, server.drain_s, renew)
 
 
 def _data_directory(path: Path) -> Path:

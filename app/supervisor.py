@@ -14,9 +14,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.domain.policy import AuthPolicy
+from app.errors import ConfigurationError
 from app.main import send_specification
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -57,6 +60,12 @@ class Child:
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: the next look finds out
             send_specification(self.process.stdin, self.specification)
+
+    def tell(self, message: object) -> None:
+        """Something new for a running child, down the pipe that brought its specification."""
+        if self.process is not None and self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it just died: its successor knows
+                send_specification(self.process.stdin, message)
 
     def look(self, now: float) -> None:
         """Start it when it is due, or note that it died and when it will be started again."""
@@ -104,10 +113,16 @@ def bind(host: str, port: int, count: int) -> list[socket.socket]:
     return listeners
 
 
+# Gives the children's specifications what the configuration now says; returns the tokens that the control process is to know.
+Renewal = Callable[[list[Child]], AuthPolicy]
+
+
 class Supervisor:
-    def __init__(self, children: list[Child], drain_s: float) -> None:
+    def __init__(self, children: list[Child], drain_s: float, renew: Renewal | None = None) -> None:
         self.children = children
         self._drain_s = drain_s
+        self._renew = renew
+        self._rolling = asyncio.Lock()
 
     async def run(self) -> int:
         """Until SIGTERM or SIGINT; then stop the workers (which drain), and after them the control process."""
@@ -138,7 +153,22 @@ class Supervisor:
         return 0
 
     async def _rolling_restart(self) -> None:
-        """SIGHUP: replace the workers one after another. The successor shares the predecessor's socket, so no connection is refused."""
+        """SIGHUP: read tokens and certificates anew, then replace the workers one after another.
+
+        A successor shares its predecessor's socket, so no connection is refused. What cannot be used is said, and all stays as it is.
+        """
+        async with self._rolling:
+            try:
+                news = self._renew(self.children) if self._renew is not None else None
+            except ConfigurationError as error:
+                sys.stderr.write("SIGHUP: nothing was changed\n" + "".join(f"{f}\n" for f in error.faults))
+                return
+            for child in self.children:
+                if child.role == "control" and news is not None:
+                    child.tell(news)
+            await self._replace_workers()
+
+    async def _replace_workers(self) -> None:
         for child in [c for c in self.children if c.role == "worker"]:
             old, child.process = child.process, None
             child.due = 0.0
@@ -167,6 +197,10 @@ class Supervisor:
                 child.process.stdin.close()
 
 
-def run(children: list[Child], drain_s: float) -> int:
+def run(children: list[Child], drain_s: float, renew: Renewal | None = None) -> int:
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    return asyncio.run(Supervisor(children, drain_s).run())
+
+    async def supervise() -> int:
+        return await Supervisor(children, drain_s, renew).run()
+
+    return asyncio.run(supervise())

@@ -186,6 +186,12 @@ def test_tokens_reach_the_policy_with_digests_in_lower_case(tmp_path: Path) -> N
 # ---- the environment and the command line
 
 
+def test_a_token_that_is_being_replaced_has_two_digests_and_one_name(tmp_path: Path) -> None:
+    text = f"auth: {{tokens: [{{name: ops, sha256: [{'a' * 64}, {'b' * 64}], scopes: [admin]}}]}}"
+    tokens = config.auth(loaded(tmp_path, text)).tokens
+    assert tokens == (Token("ops", "a" * 64, ("admin",)), Token("ops", "b" * 64, ("admin",)))
+
+
 def test_the_environment_overrides_the_file_and_the_command_line_both(tmp_path: Path) -> None:
     environ = {"GATEWAY_SERVER__PORT": "9090", "GATEWAY_SERVER__HOST": "0.0.0.0"}
     server = loaded(
@@ -544,8 +550,9 @@ def test_models_of_which_one_clearly_comes_first_are_allowed(tmp_path: Path, one
     ("tokens", "where"),
     [
         ("[{name: a, sha256: 00, scopes: [admin]}]", "auth.tokens[0].sha256"),
-        (f"[{{name: a, sha256: {'g' * 64}, scopes: [admin]}}]", "auth.tokens[0].sha256"),
-        (f"[{{name: a, sha256: {'a' * 63}, scopes: [admin]}}]", "auth.tokens[0].sha256"),
+        (f"[{{name: a, sha256: {'g' * 64}, scopes: [admin]}}]", "auth.tokens[0].sha256[0]"),
+        (f"[{{name: a, sha256: {'a' * 63}, scopes: [admin]}}]", "auth.tokens[0].sha256[0]"),
+        ("[{name: a, sha256: [], scopes: [admin]}]", "auth.tokens[0].sha256"),
         (f"[{{name: a, sha256: {'a' * 64}, scopes: [root]}}]", "auth.tokens[0].scopes[0]"),
         (f"[{{name: a, sha256: {'a' * 64}, scopes: []}}]", "auth.tokens[0].scopes"),
         (

@@ -17,6 +17,7 @@ from typing import Literal
 from fastapi import Request
 
 from app.control.clock import Clock
+from app.domain.attempts import FailureLimit
 from app.domain.policy import AuthPolicy
 from app.errors import GatewayError
 
@@ -28,9 +29,7 @@ _INCLUDES: dict[str, frozenset[str]] = {
     "admin": frozenset({"read", "feedback", "operate", "admin"}),
 }
 MAX_TOKEN = 512
-FAILURES = 10.0  # failed attempts an origin may make at once,
-REFILL_S = 6.0  # and one more each time this passed
-MAX_ORIGINS = 10_000
+MAX_PROVEN = 10_000
 
 
 class UnauthenticatedError(GatewayError):
@@ -58,41 +57,20 @@ class Identity:
     origin: str
 
 
-class FailureLimit:
-    """A token bucket for each origin, of failures only. Bounded: the origins seen longest ago are
-    forgotten.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # origin -> (left, at)
-
-    def _now_left(self, origin: str) -> float:
-        left, at = self._left.get(origin, (FAILURES, 0.0))
-        return (
-            min(FAILURES, left + (self._clock.monotonic() - at) / REFILL_S)
-            if origin in self._left
-            else FAILURES
-        )
-
-    def retry_after_s(self, origin: str) -> int:
-        """0 while the origin may try."""
-        left = self._now_left(origin)
-        return 0 if left >= 1.0 else max(1, round((1.0 - left) * REFILL_S))
-
-    def failed(self, origin: str) -> None:
-        self._left[origin] = (self._now_left(origin) - 1.0, self._clock.monotonic())
-        self._left.move_to_end(origin)
-        if len(self._left) > MAX_ORIGINS:
-            self._left.popitem(last=False)
-
-
 class Authenticator:
     """Knows the tokens. `trusted_proxies` are the peers whose part of X-Forwarded-For is not the client
     itself.
     """
 
     def __init__(self, policy: AuthPolicy, clock: Clock, trusted_proxies: Sequence[str] = ()) -> None:
+        self._clock = clock
+        self._limit = FailureLimit()
+        self._proven: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+        self.know(policy)
+        self._trusted = [ipaddress.ip_network(network, strict=False) for network in trusted_proxies]
+
+    def know(self, policy: AuthPolicy) -> None:
+        """From now on these tokens and no others."""
         self._tokens = [
             (
                 token.name,
@@ -101,9 +79,7 @@ class Authenticator:
             )
             for token in policy.tokens
         ]
-        self._limit = FailureLimit(clock)
-        self._proven: OrderedDict[tuple[str, bytes], None] = OrderedDict()
-        self._trusted = [ipaddress.ip_network(network, strict=False) for network in trusted_proxies]
+        self._proven.clear()
 
     def origin(self, request: Request) -> str:
         """The client's address as the worker saw it: the last one that is no trusted proxy; "local" for a
@@ -132,7 +108,7 @@ class Authenticator:
         """
         origin = self.origin(request)
         digest = sha256(_bearer(request)).digest()
-        wait = self._limit.retry_after_s(origin)
+        wait = self._limit.retry_after_s(origin, self._clock.monotonic())
         if wait and (origin, digest) not in self._proven:
             raise TooManyFailuresError(wait)
         found: tuple[str, frozenset[str]] | None = None
@@ -140,11 +116,11 @@ class Authenticator:
             if hmac.compare_digest(digest, expected):
                 found = (name, scopes)
         if found is None:
-            self._limit.failed(origin)
+            self._limit.failed(origin, self._clock.monotonic())
             raise UnauthenticatedError("give a valid token as Authorization: Bearer <token>")
         self._proven[(origin, digest)] = None
         self._proven.move_to_end((origin, digest))
-        if len(self._proven) > MAX_ORIGINS:
+        if len(self._proven) > MAX_PROVEN:
             self._proven.popitem(last=False)
         if scope not in found[1]:
             raise ForbiddenError(f"token {found[0]!r} lacks the scope {scope!r}")

@@ -26,21 +26,22 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Proxy processes")] = None,
     roles: Annotated[str, typer.Option(help="Which parts run here, comma-separated")] = ",".join(ROLES),
 ) -> None:
-    """Run the gateway until SIGTERM or Ctrl-C. SIGHUP replaces the workers one by one."""
+    """Run the gateway until SIGTERM or Ctrl-C. SIGHUP reads tokens and certificates anew and replaces the workers one by one."""
     chosen = frozenset(role.strip() for role in roles.split(",") if role.strip())
     unknown = sorted(chosen - set(ROLES))
     if unknown or not chosen:
         raise UsageError(f"--roles: {', '.join(unknown) or 'nothing'} is no role; use {', '.join(ROLES)}")
     from app.config import load
 
-    settings = load(_configuration(config), {"server": {"host": host, "port": port, "workers": workers}})
+    file, given = _configuration(config), {"server": {"host": host, "port": port, "workers": workers}}
+    settings = load(file, given)
     if not settings.models:
         output.say(
             "no models are configured: name a file with --config (gateway.example.yaml is one to begin with)"
         )
     from app.main import serve as run
 
-    raise typer.Exit(run(settings, chosen))
+    raise typer.Exit(run(settings, chosen, lambda: load(file, given)))
 
 
 def demo(

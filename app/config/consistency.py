@@ -46,6 +46,7 @@ def faults(settings: Settings) -> Iterator[Fault]:
         yield from _match(where, model.match)
         yield from _reading(where, model)
         yield from _policies(where, model)
+        yield from _evidence(where, model)
         yield from _tls(where, model)
     yield from _overlaps(settings)
 
@@ -73,13 +74,18 @@ def _server(settings: Settings) -> Iterator[Fault]:
 
 
 def _tokens(settings: Settings) -> Iterator[Fault]:
-    for key in ("name", "sha256"):
-        seen: dict[str, int] = {}
-        for place, token in enumerate(settings.auth.tokens):
-            first = seen.setdefault(str(getattr(token, key)).lower(), place)
-            if first != place:
-                remedy = "give each token its own"
-                yield ("auth", "tokens", place, key), f"is the same as auth.tokens[{first}].{key}; {remedy}"
+    names: dict[str, int] = {}
+    digests: dict[str, str] = {}
+    remedy = "give each token its own"
+    for place, token in enumerate(settings.auth.tokens):
+        where: Keys = ("auth", "tokens", place)
+        first = names.setdefault(token.name.lower(), place)
+        if first != place:
+            yield (*where, "name"), f"is the same as auth.tokens[{first}].name; {remedy}"
+        for digest in token.sha256:
+            owner = digests.setdefault(digest.lower(), f"auth.tokens[{place}]")
+            if owner != f"auth.tokens[{place}]":
+                yield (*where, "sha256"), f"is the same as {owner}.sha256; {remedy}"
 
 
 def _versions(where: Keys, model: ModelSection) -> Iterator[Fault]:
@@ -166,6 +172,32 @@ def _tls(where: Keys, model: ModelSection) -> Iterator[Fault]:
             (*where, "tls", "insecure_skip_verify"),
             "makes tls.ca and tls.server_name meaningless; remove it, or them",
         )
+
+
+LABEL_KINDS = {
+    "binary": ("accuracy", "brier", "log_loss", "auc", "f1"),
+    "multiclass": ("accuracy",),
+    "regression": ("absolute_error",),
+    "none": (),
+}
+"""What a rollout can be judged by with labels, by task."""
+
+
+def _evidence(where: Keys, model: ModelSection) -> Iterator[Fault]:
+    evidence, place = model.evidence, (*where, "evidence")
+    fit = LABEL_KINDS[model.task]
+    for kind in evidence.labels:
+        if kind not in fit:
+            known = ", ".join(fit) or "nothing; set the task"
+            yield (*place, "labels"), f"{kind!r} does not go with task {model.task}; it can be {known}"
+    if {"brier", "log_loss"} <= set(evidence.labels):
+        yield (*place, "labels"), "names two losses; keep brier or log_loss"
+    if "f1" in evidence.labels and evidence.f1_goal is None:
+        yield (*place, "f1_goal"), "is missing; `labels: [f1]` needs the least F1 that is accepted"
+    if evidence.min_labels and model.task == "none":
+        yield (*place, "min_labels"), "needs a task to tell right from wrong; set task, or remove it"
+    if evidence.unit == "key" and model.routing_key is None:
+        yield (*place, "unit"), "is key, and there is no routing_key; set one, or unit: request"
 
 
 def _policies(where: Keys, model: ModelSection) -> Iterator[Fault]:

@@ -85,7 +85,7 @@ def _worded(error: ErrorDetails, tree: object) -> tuple[Keys, str]:
         return keys, f"{shown(keys[-1])} is no name; {_NAME_RULE}"
     value = _at(tree, keys)
     context = error.get("ctx", {})
-    seen = "this text" if keys and keys[-1] in _FREE_TEXT else shown(value)
+    seen = "this text" if _FREE_TEXT.intersection(map(str, keys)) else shown(value)
     if error["type"] == "fault":
         return keys, f"{seen} {context['what']}"
     if error["type"] == "missing":

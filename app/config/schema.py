@@ -25,6 +25,7 @@ Timeout = Annotated[float, Field(gt=0.0)]
 Bytes = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=NAME)]
 FieldName = Annotated[str, Field(pattern=_TOKEN)]
+Digest = Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{64}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -264,10 +265,13 @@ class Journal(Section):
 
 class TokenSection(Section):
     name: Name = Field(description="Who it is; stands in the audit log.")
-    sha256: str = Field(
-        pattern=r"^[0-9A-Fa-f]{64}$",
+    sha256: Annotated[tuple[Digest, ...], BeforeValidator(_listed)] = Field(
+        min_length=1,
+        max_length=8,
         repr=False,
-        description='SHA-256 of the token, 64 hex digits: `printf %s "$TOKEN" | sha256sum`.',
+        description='SHA-256 of the token, 64 hex digits: `printf %s "$TOKEN" | sha256sum`. '
+        "A list while a token is being replaced: each is good. `model-gateway token new` makes one; "
+        "SIGHUP makes a running gateway read `auth.tokens` again.",
     )
     scopes: Annotated[
         tuple[Literal["read", "feedback", "operate", "admin"], ...], BeforeValidator(_listed)
@@ -347,6 +351,11 @@ class ShadowSection(Section):
     agreement_threshold: float = Field(
         default=0.05, ge=0.0, description="Two numeric predictions that differ by no more agree."
     )
+    noise_sample: Share = Field(
+        default=0.01,
+        description="Share of requests that production answers twice while it is compared with a shadow or a canary: "
+        "how much it differs from itself.",
+    )
 
 
 class ControlSection(Section):
@@ -412,6 +421,22 @@ class EvidenceSection(Section):
         default="request", description="One vote a request, or one a routing key an epoch."
     )
     floor: Share = Field(default=0.0, description="Error rate that is always accepted.")
+    labels: tuple[Literal["accuracy", "brier", "log_loss", "absolute_error", "auc", "f1"], ...] = Field(
+        default=(),
+        description="What mature labels are compared by; empty: accuracy, or the absolute error of a regression.",
+    )
+    f1_goal: float | None = Field(
+        default=None, gt=0.0, lt=1.0, description="Least F1 of a candidate, for `labels: [f1]`."
+    )
+    min_labels: int = Field(
+        default=0,
+        ge=0,
+        description="Mature labels of the candidate before it leaves its shadow, and before it is promoted.",
+    )
+    same_answers: bool = Field(
+        default=False,
+        description="The candidate is meant to answer as production does: severe differences count against it.",
+    )
 
 
 class LabelsSection(Section):

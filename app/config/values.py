@@ -43,7 +43,11 @@ def journal(settings: Settings) -> JournalPolicy:
 def auth(settings: Settings) -> AuthPolicy:
     """For whoever checks tokens; digests in lower case."""
     return AuthPolicy(
-        tuple(Token(token.name, token.sha256.lower(), token.scopes) for token in settings.auth.tokens)
+        tuple(
+            Token(token.name, digest.lower(), token.scopes)
+            for token in settings.auth.tokens
+            for digest in token.sha256
+        )
     )
 
 

@@ -17,6 +17,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, Protocol
 from urllib.parse import parse_qs
 
+from app.domain.attempts import FailureLimit
 from app.domain.flags import Flags, initial
 from app.domain.model import Model, UpstreamTls, Version
 from app.domain.policy import AuthPolicy, ServerPolicy
@@ -246,6 +247,7 @@ class Plane:
         self.dependencies_down: list[str] = ["control"]
         self.served: dict[str, Served] = {}
         self._auth = auth
+        self._failures = FailureLimit()
         self._guard_listener = guard_listener
         self._trusted = tuple(
             ipaddress.ip_network(network, strict=False) for network in server.trusted_proxies
@@ -401,8 +403,11 @@ class Plane:
 
     # ---- callers
 
-    def may_force(self, request: Request) -> bool:
-        """Whether the caller shows a token with scope operate."""
+    def may_force(self, request: Request, peer: str) -> bool:
+        """Whether the caller shows a token with scope operate. An address that guessed too often has to wait."""
+        now = self.loop.time()
+        if self._failures.retry_after_s(peer, now):
+            return False
         token = request.named.get(b"x-gateway-token", b"")
         if not token:
             scheme, _, token = request.named.get(b"authorization", b"").partition(b" ")
@@ -413,6 +418,8 @@ class Plane:
         for known in self._auth.tokens:
             same = hmac.compare_digest(digest, known.sha256.lower())
             allowed |= same and ("operate" in known.scopes or "admin" in known.scopes)
+        if not allowed:
+            self._failures.failed(peer, now)
         return allowed
 
     def trusts(self, peer: str) -> bool:

@@ -228,7 +228,7 @@ class ServerProtocol(asyncio.Protocol):
         forced = None
         if b"x-gateway-version" in request.named:
             forced = request.text(b"x-gateway-version")
-            if not plane.may_force(request):
+            if not plane.may_force(request, self.peer):
                 self._refuse(request, "forbidden")
                 return
             if forced not in served.upstreams:

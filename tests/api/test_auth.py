@@ -8,8 +8,9 @@ import httpx2
 import pytest
 from starlette.requests import Request
 
-from app.api.auth import FAILURES, REFILL_S, Authenticator
+from app.api.auth import Authenticator
 from app.control.tokens import FILE_NAME, with_first_token
+from app.domain.attempts import FAILURES, REFILL_S
 from app.domain.policy import AuthPolicy
 from app.errors import ConfigurationError
 from tests.control_parts import ADMIN, Control, TurnedClock, control, token

@@ -170,6 +170,45 @@ class RecordReads(SqlEngine):
             shadow_predictions, columns, [s.role != "failed"], model, version, since, None, limit, joined
         )
 
+    async def rollout_pairs(
+        self,
+        rollout_id: str,
+        model: str,
+        version: str,
+        since: datetime,
+        until: datetime,
+        limit: int,
+        *,
+        labelled: bool,
+    ) -> list[Row]:
+        s = shadow_predictions.c
+        columns = (
+            s.prediction_id, s.timestamp, s.role, _P.model_version.label("production_version"),
+            _P.prediction, s.prediction.label("shadow_prediction"), _P.confidence, s.confidence.label("shadow_confidence"),
+            _P.latency_ms, _P.status, s.status.label("shadow_status"), _P.ground_truth,
+        )  # fmt: skip
+        conditions = [s.role != "failed", _P.rollout_id == rollout_id, _P.forced.is_(False)]
+        conditions += [_P.ground_truth_timestamp.is_not(None)] if labelled else []
+        joined = shadow_predictions.join(predictions, s.prediction_id == _P.prediction_id)
+        return await self._newest(
+            shadow_predictions, columns, conditions, model, version, since, until, limit, joined
+        )
+
+    async def rollout_labels(
+        self, rollout_id: str, model: str, since: datetime, until: datetime, limit: int
+    ) -> list[Row]:
+        columns = (
+            _P.prediction_id, _P.model_version, _P.role, _P.timestamp, _P.prediction, _P.confidence, _P.ground_truth,
+            _P.canary_percent,
+        )  # fmt: skip
+        conditions = [
+            _P.ground_truth_timestamp.is_not(None),
+            _P.rollout_id == rollout_id,
+            _P.forced.is_(False),
+            _P.role.in_(("production", "canary")),
+        ]
+        return await self._newest(predictions, columns, conditions, model, None, since, until, limit)
+
     async def _newest(
         self,
         table: sa.Table,

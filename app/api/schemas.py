@@ -93,6 +93,7 @@ class RolloutStart(Strict):
     min_requests: Annotated[int, Field(ge=0, le=10**9)] | None = None
     shadow_dwell_s: Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)] = 0.0
     shadow_min_requests: Annotated[int, Field(ge=0, le=10**9)] = 0
+    min_labels: Annotated[int, Field(ge=0, le=10**9)] | None = None
     reason: Reason = ""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -34,9 +34,10 @@ from app.control.rollouts import (
     flags_due,
     takes_back,
 )
+from app.control.stored_evidence import StoredEvidence
 from app.control.trials import Trials
 from app.domain.flags import Flags, without_candidate
-from app.domain.rollout import Action, Command, Rollout, State, Step, act, start, step
+from app.domain.rollout import Action, Command, Figure, Rollout, State, Step, act, start, step
 from app.errors import (
     ConflictError,
     GatewayError,
@@ -49,6 +50,7 @@ from app.link.messages import GuardTrip, Pairs, Series, Tick
 log = structlog.get_logger(__name__)
 
 EVERY_S = 1.0
+GATHER_S = 2.0  # between two readings of what only the store knows
 MAX_TRIPS = 64
 
 
@@ -87,6 +89,7 @@ class Controller:
         self._new_id = new_id
         self._news = news or News(registry)
         self._trials = Trials(registry, store, clock)
+        self._stored = StoredEvidence(store, clock)
         self._lock = asyncio.Lock()
         self._tripping: set[asyncio.Task[None]] = set()
         self.leads = False
@@ -154,7 +157,7 @@ class Controller:
                     error=str(error),
                 )
                 return
-            events = [replace(event, figures={**event.figures, **figures}) for event in result.events]
+            events = _with_figures(result, {**trial.evidence.breakdown(), **figures}).events
             trial.rollout = result.rollout
             await self._trials.save(trial, events)
             await self._tell(trial.rollout, "rollout.rollback", reason)
@@ -170,9 +173,21 @@ class Controller:
 
     async def run(self) -> None:
         """The owner runs this as a task."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._forever(EVERY_S, self.look), name="looks")
+            tasks.create_task(self._forever(GATHER_S, self.gather), name="stored-evidence")
+
+    async def _forever(self, every_s: float, do: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await asyncio.sleep(EVERY_S)
-            await self.look()
+            await asyncio.sleep(every_s)
+            await do()
+
+    async def gather(self) -> None:
+        """Read what only the store knows, for the looks to come. A store that is slow or silent delays no look."""
+        for trial in self._trials if self.leads else ():
+            known = self._registry.get(trial.rollout.model)
+            if known is not None and trial.rollout.is_open:
+                await self._guarded(partial(self._stored.gather, known, trial), trial.rollout.id)
 
     async def close(self) -> None:
         """Keep the evidence and give the lease away."""
@@ -198,7 +213,7 @@ class Controller:
     async def _guarded(self, do: Callable[[], Awaitable[None]], what: str) -> None:
         try:
             await do()
-        except (UnavailableError, StaleRevisionError) as error:
+        except (UnavailableError, StaleRevisionError, TimeoutError) as error:
             log.debug("the controller waits", what=what, error=str(error))
         except (GatewayError, msgspec.ValidationError, ValueError, KeyError) as error:
             log.error("the controller cannot go on with this", what=what, error=str(error))
@@ -248,6 +263,7 @@ class Controller:
         rollout = trial.rollout
         why = _by_hand(flags, reason)
         result = act(rollout, Action.ROLLBACK, why, self._trials.now(), trial.look())
+        result = _with_figures(result, trial.evidence.breakdown())
         trial.rollout = result.rollout
         self.rollbacks[rollout.model, rollout.candidate, _FLAGS.cause] += 1
         await self._trials.save(trial, result.events)
@@ -259,6 +275,7 @@ class Controller:
 
     async def _enter(self, trial: Trial, result: Step, by: By) -> None:
         """Make a step happen. Upwards the store comes first; downwards the flags do."""
+        result = _with_figures(result, trial.evidence.breakdown())
         reason = result.events[-1].reason
         action = f"rollout.{result.events[-1].kind}"
         if any(takes_back(command) for command in result.commands):
@@ -345,6 +362,7 @@ class Controller:
         min_requests: int | None = None,
         shadow_dwell_s: float = 0.0,
         shadow_min_requests: int = 0,
+        min_labels: int | None = None,
         by: By,
         reason: str,
     ) -> Row:
@@ -358,9 +376,11 @@ class Controller:
             flags = self._flags.current(model)
             if (held := self._trials.of(model)) is not None:
                 watched = (
-                    ", being watched after its promotion" if held.rollout.state is State.PROMOTED else ""
+                    ", being watched after its promotion: `advance` ends the watch, `rollback` takes it back"
+                    if held.rollout.state is State.PROMOTED
+                    else "; end it first"
                 )
-                raise ConflictError(f"rollout {held.rollout.id} of {model!r} is open{watched}; end it first")
+                raise ConflictError(f"rollout {held.rollout.id} of {model!r} is open{watched}")
             if flags.candidate not in (None, candidate):
                 raise ConflictError(f"{flags.candidate!r} is candidate by flags; take it out first")
             if candidate in flags.disabled_versions:
@@ -380,8 +400,13 @@ class Controller:
                 shadow_dwell_s=shadow_dwell_s,
                 shadow_min_requests=shadow_min_requests,
                 guard_mode=known.guard.mode,
+                min_labels=known.evidence.min_labels if min_labels is None else min_labels,
             )
-            evidence = TrialEvidence.begin(known, candidate, rollout.production, self._trials.now())
+            shadow = shadow_dwell_s > 0 or shadow_min_requests > 0
+            shadow = shadow or (flags.shadow_enabled and candidate in flags.shadow_versions)
+            evidence = TrialEvidence.begin(
+                known, candidate, rollout.production, self._trials.now(), shadow=shadow
+            )
             trial = Trial(rollout, evidence)
             await self._trials.store(trial, [])
             self._trials.hold(trial)
@@ -425,6 +450,12 @@ class Controller:
     def series(self) -> Iterator[Series]:
         for labels, count in self.rollbacks.items():
             yield Series("gateway_rollbacks_total", labels, count)
+
+
+def _with_figures(result: Step, figures: Mapping[str, Figure]) -> Step:
+    """Each event with what its evidence was made of."""
+    events = tuple(replace(event, figures={**figures, **event.figures}) for event in result.events)
+    return replace(result, events=events)
 
 
 def _by_hand(flags: Flags, reason: str) -> str:

@@ -7,19 +7,23 @@ costs nothing.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
 from app.domain.evidence.batch import batch_of
-from app.domain.evidence.engine import Engine, Look, Snapshot
+from app.domain.evidence.engine import Engine, LabelBatch, Look, ShadowBatch, Snapshot
+from app.domain.evidence.labelling import BY_TASK, TINY, loss_of
 from app.domain.evidence.metrics import EngineConfig, default_metrics
 from app.domain.evidence.pairs import PairBatch
+from app.domain.evidence.shadow import Severity, ShadowPair
 from app.domain.evidence.storage import dump, load
 from app.domain.model import Model
-from app.domain.rollout import Evidence
+from app.domain.rollout import Evidence, Figure
 from app.link.messages import Pair, Pairs, Tick, VersionTick
 
 log = structlog.get_logger(__name__)
@@ -27,26 +31,68 @@ log = structlog.get_logger(__name__)
 MAX_PENDING = 20_000  # counts and pairs between two looks; beyond it the newest are no data
 
 
-def engine_config(model: Model) -> EngineConfig:
-    """How a rollout of this model is judged; fixed when it begins."""
+_LOSS_SCALES = {
+    "brier": 1.0,
+    "log_loss": -math.log(TINY),
+}  # the largest difference of two; others have no end
+
+
+def label_kinds(model: Model) -> tuple[str, ...]:
+    """What labels are compared by."""
+    return model.evidence.labels or BY_TASK[model.task]
+
+
+def engine_config(model: Model, *, shadow: bool = False) -> EngineConfig:
+    """How a rollout of this model is judged; fixed when it begins. `shadow`: the candidate gets copies of requests."""
     control = model.canary.control.sample > 0 and model.canary.control.max_share > 0
     sticky = model.routing_key.source != "prediction_id"
+    kinds = label_kinds(model)
     return EngineConfig(
         alpha=model.evidence.alpha,
         margin=model.evidence.margin,
         floor=model.evidence.floor,
-        metrics=default_metrics(sticky=sticky, control=control),
+        metrics=default_metrics(
+            sticky=sticky, control=control, shadow=shadow, alike=model.evidence.same_answers, labels=kinds
+        ),
         sticky=sticky,
+        severity=Severity.of(model.shadow.agreement_threshold),
+        own_noise=model.shadow.noise_sample > 0.0,
+        loss_scale=_LOSS_SCALES.get(loss_of(kinds), 0.0),
+        f1_goal=model.evidence.f1_goal or 0.0,
     )
+
+
+@dataclass(slots=True)
+class Stored:
+    """What the store told since the last look."""
+
+    pairs: list[ShadowPair] = field(default_factory=list)
+    own: list[float] = field(default_factory=list)
+    labels: list[LabelBatch] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadUntil:
+    """How far the store has been read, in seconds since the epoch: answers, and mature labels."""
+
+    answers: float
+    labels: float
 
 
 class TrialEvidence:
     """`add` and `add_pairs` as messages come, `advance` once a look, then `figures`."""
 
     def __init__(
-        self, engine: Engine, *, promoted_requests: int = 0, last_promoted_at: float | None = None
+        self,
+        engine: Engine,
+        *,
+        promoted_requests: int = 0,
+        last_promoted_at: float | None = None,
+        read_until: ReadUntil | None = None,
     ) -> None:
         self._engine = engine
+        self.read_until = read_until or ReadUntil(engine.started, engine.started)
+        self._stored = Stored()
         self._promoted_requests = promoted_requests
         self._last_promoted_at = last_promoted_at
         self._counts: dict[str, list[VersionTick]] = defaultdict(list)
@@ -55,9 +101,15 @@ class TrialEvidence:
         self._looked_at = engine.last
 
     @classmethod
-    def begin(cls, model: Model, candidate: str, production: str, now: float) -> TrialEvidence:
-        engine = Engine(engine_config(model), candidate=candidate, production=production, started=int(now))
-        return cls(engine)
+    def begin(
+        cls, model: Model, candidate: str, production: str, now: float, *, shadow: bool = False
+    ) -> TrialEvidence:
+        config = engine_config(model, shadow=shadow)
+        return cls(Engine(config, candidate=candidate, production=production, started=int(now)))
+
+    @property
+    def config(self) -> EngineConfig:
+        return self._engine.config
 
     def add(self, writer: str, tick: Tick, rollout_id: str, now: float) -> None:
         """What a worker counted under this rollout since it last reported."""
@@ -79,6 +131,20 @@ class TrialEvidence:
                 self._pairs[writer].append(pair)
                 self._pending += 1
 
+    def add_stored(
+        self,
+        read_until: ReadUntil,
+        pairs: Sequence[ShadowPair] = (),
+        own: Sequence[float] = (),
+        labels: Sequence[LabelBatch] = (),
+    ) -> None:
+        """What the store has of a span of time, whole: it is not read again."""
+        self.read_until = read_until
+        self._stored.pairs += pairs
+        self._stored.own += own
+        self._stored.labels += labels
+        self._pending += bool(pairs or own or labels)
+
     def advance(self, now: float) -> None:
         """Give what was gathered to the engine, as of this second. Twice in a second without news does
         nothing.
@@ -92,7 +158,10 @@ class TrialEvidence:
             for writer, counts in self._counts.items()
         ]
         pairs = [PairBatch(writer, tick, some) for writer, some in self._pairs.items()]
-        self._engine.advance(tick, Look(batches=batches, pairs=pairs))
+        stored, self._stored = self._stored, Stored()
+        shadows = [ShadowBatch("store", tick, stored.pairs, stored.own)] if stored.pairs or stored.own else []
+        labels = [replace(one, source=f"store {n}", tick=tick) for n, one in enumerate(stored.labels)]
+        self._engine.advance(tick, Look(batches, pairs, shadows, labels))
         self._looked_at = tick
         self._counts.clear()
         self._pairs.clear()
@@ -109,6 +178,7 @@ class TrialEvidence:
             last_request_at=max(seen, default=None),
             log_e=snapshot.log_e,
             threshold=snapshot.threshold,
+            labels=tally.labels,
             decisive_metric=snapshot.decisive_metric,
         )
 
@@ -116,11 +186,26 @@ class TrialEvidence:
         """Each metric's part, for people."""
         return self._engine.snapshot()
 
+    def breakdown(self) -> dict[str, Figure]:
+        """What `log_e` is made of: `log_e = log Σ part · exp(log_e.METRIC)`, and the plain counts of either arm."""
+        snapshot = self._engine.snapshot()
+        parts: dict[str, Figure] = {f"part.{one.name}": one.part for one in snapshot.metrics}
+        parts |= {f"log_e.{one.name}": one.log_e for one in snapshot.metrics}
+        names = (
+            "candidate_requests",
+            "candidate_errors",
+            "production_requests",
+            "production_errors",
+            "pairs",
+        )
+        return parts | {name: snapshot.counts[name] or 0 for name in names}
+
     def state(self) -> dict[str, Any]:
         return {
             "engine": dump(self._engine),
             "promoted_requests": self._promoted_requests,
             "last_promoted_at": self._last_promoted_at,
+            "read_until": [self.read_until.answers, self.read_until.labels],
         }
 
     @classmethod
@@ -133,8 +218,12 @@ class TrialEvidence:
         try:
             engine = load(str(state["engine"]))
             promoted, last = int(state["promoted_requests"]), state["last_promoted_at"]
+            answers, labels = state.get("read_until") or (engine.last, engine.last)
             return cls(
-                engine, promoted_requests=promoted, last_promoted_at=None if last is None else float(last)
+                engine,
+                promoted_requests=promoted,
+                last_promoted_at=None if last is None else float(last),
+                read_until=ReadUntil(float(answers), float(labels)),
             )
         except (ValueError, KeyError, TypeError) as error:
             log.warning("stored evidence cannot be read; it begins anew", model=model.name, error=str(error))

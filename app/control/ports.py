@@ -225,6 +225,29 @@ class Store(Protocol):
     async def shadow_pairs(self, model: str, version: str, since: datetime | None, limit: int) -> list[Row]:
         """Newest first: both predictions, confidences, latencies, statuses, difference, agreement, features, ground_truth."""
 
+    async def rollout_pairs(
+        self,
+        rollout_id: str,
+        model: str,
+        version: str,
+        since: datetime,
+        until: datetime,
+        limit: int,
+        *,
+        labelled: bool,
+    ) -> list[Row]:
+        """Requests of a rollout that `version` answered as a shadow or control mirror, newest first: prediction_id, role,
+        production_version (who answered the client), latency_ms, status, shadow_status, both predictions and confidences,
+        ground_truth. `labelled`: only those with one. No forced ones.
+        """
+
+    async def rollout_labels(
+        self, rollout_id: str, model: str, since: datetime, until: datetime, limit: int
+    ) -> list[Row]:
+        """Labelled answers to clients under a rollout, newest first: prediction_id, model_version, role, timestamp,
+        prediction, confidence, ground_truth, canary_percent. No forced ones, no fallbacks.
+        """
+
     def training_rows(
         self, model: str, since: datetime | None, until: datetime | None, version: str | None
     ) -> AsyncIterator[list[Row]]:

@@ -42,6 +42,9 @@ class Shadow:
     max_concurrency: int = 64
     timeout_s: float = 5.0
     agreement_threshold: float = 0.05
+    noise_sample: float = (
+        0.01  # share of requests that production answers twice while it is compared with anything
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,12 @@ class EvidencePolicy:
     margin: float = 1.0
     unit: str = "request"  # request | key
     floor: float = 0.0  # absolute error rate that is always accepted
+    labels: tuple[
+        str, ...
+    ] = ()  # accuracy, brier, log_loss, absolute_error, auc, f1; none given: by the task
+    f1_goal: float | None = None
+    min_labels: int = 0  # mature ones, before a candidate leaves its shadow and before it is promoted
+    same_answers: bool = False  # the candidate is meant to answer as production does
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ async def start(model: str, body: RolloutStart, caller: Caller, parts: Parts) ->
         min_requests=body.min_requests,
         shadow_dwell_s=body.shadow_dwell_s,
         shadow_min_requests=body.shadow_min_requests,
+        min_labels=body.min_labels,
         by=By(caller.name, caller.origin, "operator"),
         reason=body.reason,
     )

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 import app as package
-from app.api import dashboard, feedback, metrics, problems
+from app.api import dashboard, feedback, metrics, ofrep, problems
 from app.api.admin import audit, baselines, flags, models, reports, review, rollouts, versions
 from app.api.services import Services
 
@@ -25,6 +25,7 @@ _ROUTERS = (
     review.router,
     baselines.router,
     audit.router,
+    ofrep.router,
     dashboard.router,
 )
 

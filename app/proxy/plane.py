@@ -32,7 +32,7 @@ from app.proxy.redaction import Redactor
 from app.proxy.request import Request
 from app.proxy.statistics import Statistics, Track
 from app.proxy.tls import client_context
-from app.proxy.upstream import SHADOW_RECEIVE_BUFFER, Attempt, Upstream
+from app.proxy.upstream import SHADOW_RECEIVE_BUFFER, Attempt, Departures, Upstream
 
 RESERVED = frozenset(
     (
@@ -239,6 +239,7 @@ class Plane:
         self._replies: list[tuple[Client, bytes, bool]] = []
         self._copies: list[tuple[Any, Attempt]] = []
         self._flush_due = False
+        self.departures = Departures(loop)
         self.ids = PredictionIds(os.urandom(32))
         self.wall_ns = wall_ns
         self.inflight = 0
@@ -287,6 +288,7 @@ class Plane:
             copies, self._copies = self._copies, []
             for exchange, attempt in copies:
                 self.mirror(exchange, attempt)
+            self.departures.leave()
 
     # ---- snapshots
 
@@ -350,6 +352,7 @@ class Plane:
             server_name=model.tls.server_name,
             receive_buffer=SHADOW_RECEIVE_BUFFER if shadow else 0,
             on_eject=partial(self._ejected, model.name, version.name),
+            departures=self.departures,
         )
 
     def _ejected(self, model: str, version: str, place: int, reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from app.proxy.fields import PLAIN, REQUEST_OWN, VIA, carry_on, listed
@@ -41,6 +42,36 @@ def canonical_path(path: bytes) -> bytes:
             "bad_request", "The path contains a dot segment or a backslash; send it resolved."
         )
     return path
+
+
+def located_target(target: bytes, host: bytes, http10: bool) -> tuple[bytes, bytes, bytes, bytes]:
+    """Host, canonical path, query, and the target to forward: with the path as it was matched, so that no server behind us reads
+    another path than we did. `BadRequestError` when it must not be taken.
+    """
+    if not target.startswith(b"/"):
+        target, host = _absolute(target)
+    if (host or not http10) and _HOST.fullmatch(host) is None:
+        raise BadRequestError("bad_request", "The Host field is not a host.")
+    given, _, query = target.partition(b"?")
+    if b"#" in target:
+        raise BadRequestError("bad_request", "A request target has no fragment.")
+    path = canonical_path(given)
+    return host, path, query, target if path == given else path + target[len(given) :]
+
+
+# Clients ask the same few targets again and again. What is long differs each time, and would fill the memory.
+LONGEST_KEPT_TARGET = 200
+_located = lru_cache(maxsize=1024)(located_target)
+
+
+def _absolute(target: bytes) -> tuple[bytes, bytes]:
+    """RFC 9112 section 3.2.2: the authority of an absolute-form target replaces the Host field."""
+    scheme, _, rest = target.partition(b"://")
+    if scheme.lower() not in (b"http", b"https") or not rest:
+        raise BadRequestError("bad_request", "The request target must be a path.")
+    cut = min((place for place in (rest.find(b"/"), rest.find(b"?")) if place >= 0), default=len(rest))
+    path = rest[cut:]
+    return (path if path.startswith(b"/") else b"/" + path), rest[:cut]
 
 
 class Request:
@@ -150,27 +181,8 @@ class Request:
 
     def _split_target(self, host: bytes) -> None:
         target = self.target
-        if not target.startswith(b"/"):
-            target, host = self._absolute(target)
-        if (host or not self.http10) and _HOST.fullmatch(host) is None:
-            raise BadRequestError("bad_request", "The Host field is not a host.")
-        self.host = host
-        path, _, query = target.partition(b"?")
-        if b"#" in target:
-            raise BadRequestError("bad_request", "A request target has no fragment.")
-        self.path = canonical_path(path)
-        self.query = query
-        # Forwarded as it was matched, so that no server behind us reads another path than we did.
-        self.target = target if self.path == path else self.path + target[len(path) :]
-
-    def _absolute(self, target: bytes) -> tuple[bytes, bytes]:
-        """RFC 9112 section 3.2.2: the authority of an absolute-form target replaces the Host field."""
-        scheme, _, rest = target.partition(b"://")
-        if scheme.lower() not in (b"http", b"https") or not rest:
-            raise BadRequestError("bad_request", "The request target must be a path.")
-        cut = min((place for place in (rest.find(b"/"), rest.find(b"?")) if place >= 0), default=len(rest))
-        path = rest[cut:]
-        return (path if path.startswith(b"/") else b"/" + path), rest[:cut]
+        located = _located if len(target) < LONGEST_KEPT_TARGET else located_target
+        self.host, self.path, self.query, self.target = located(target, host, self.http10)
 
     def take(self, data: bytes, retain: int) -> None:
         """Another part of the body. Beyond `retain` bytes only the beginning is kept."""

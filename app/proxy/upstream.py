@@ -228,6 +228,43 @@ class Attempt:
             self.endpoint.inflight -= 1
 
 
+class Departures:
+    """Requests that are written to their connections together, at the end of the loop's turn or as soon as they are `BURST`.
+
+    A write to a server that waits wakes it, which costs a processor far more than the write itself; a server that is awake
+    already finds the next request by itself. A turn with one request sends that one: nothing waits for company.
+    """
+
+    BURST = 16  # bounds what the first of a turn waits for the others: 16 × 30 µs
+
+    __slots__ = ("_due", "_loop", "_waiting")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: list[Connection] = []
+        self._due = False
+
+    def add(self, connection: Connection) -> None:
+        self._waiting.append(connection)
+        if len(self._waiting) >= self.BURST:
+            self.leave()
+        elif not self._due:
+            self._due = True
+            self._loop.call_soon(self._end_of_turn)
+
+    def leave(self) -> None:
+        """Write all that wait."""
+        waiting = self._waiting
+        if waiting:
+            self._waiting = []
+            for connection in waiting:
+                connection.depart()
+
+    def _end_of_turn(self) -> None:
+        self._due = False
+        self.leave()
+
+
 class Connection(asyncio.Protocol):
     """One connection to a model server; serves one attempt at a time. Is its own parser callback object for httptools."""
 
@@ -241,6 +278,7 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_paused",
         "_reused",
+        "_unsent",
         "attempt",
         "closed",
         "endpoint",
@@ -266,6 +304,7 @@ class Connection(asyncio.Protocol):
         self._body_open = False
         self._ended = False  # the server said that it sends no more; over TLS by its closure alert
         self._finished = False  # the answer is complete; anything after it is out of step
+        self._unsent = b""  # a request that departs at the end of this turn
 
     # ---- asyncio
 
@@ -312,6 +351,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self.endpoint.forget(self)
+        unsent, self._unsent = bool(self._unsent), b""
         attempt = self.attempt
         if attempt is None:
             return
@@ -330,11 +370,11 @@ class Connection(asyncio.Protocol):
         elif (
             attempt.first_byte_at == 0.0
             and self._reused
-            and attempt.method in IDEMPOTENT
+            and (unsent or attempt.method in IDEMPOTENT)
             and not attempt.retried
             and not self._body_open
         ):
-            attempt.retried = True  # an idle connection that the server closed as we wrote
+            attempt.retried = True  # an idle connection that the server closed before or as we wrote
             self.endpoint.connect_for(attempt)
         else:
             attempt.fail(
@@ -429,9 +469,18 @@ class Connection(asyncio.Protocol):
         self._finished = False
         self._body_open = attempt.open_body
         head = attempt.head.at(self.endpoint.address, attempt.framing)
-        self.transport.write(head + attempt.body if attempt.body else head)
-        if attempt.open_body:
+        if attempt.open_body:  # more of it follows at any time
+            self.transport.write(head + attempt.body)
             attempt.body = b""
+        else:
+            self._unsent = head + attempt.body if attempt.body else head
+            self.endpoint.upstream.departures.add(self)
+
+    def depart(self) -> None:
+        """Write the request, unless its attempt was given up before."""
+        data, self._unsent = self._unsent, b""
+        if data:
+            self.transport.write(data)
 
     def body_sent(self) -> None:
         self._body_open = False
@@ -449,6 +498,7 @@ class Connection(asyncio.Protocol):
     def abandon(self) -> None:
         """Close at once; what is still on the way belongs to nobody."""
         self.attempt = None
+        self._unsent = b""
         if not self.closed:
             self.closed = True
             self.transport.abort()
@@ -637,8 +687,10 @@ class Upstream:
         server_name: str | None = None,
         receive_buffer: int = 0,
         on_eject: Callable[[int, str], None] = _nobody_told,
+        departures: Departures | None = None,
     ) -> None:
         self.loop = loop
+        self.departures = departures or Departures(loop)
         self.urls = urls
         self.receive_buffer = receive_buffer  # bytes; 0: as the kernel likes
         self.connect_timeout_s = connect_timeout_s

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
 from hashlib import sha256
 from itertools import pairwise
 from math import sqrt
@@ -145,7 +144,7 @@ def test_a_user_stays_where_he_was_through_the_stages() -> None:
 
 def test_an_assignment_cannot_be_changed() -> None:
     made = _assign()
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         made.version = "v9"  # type: ignore[misc]
 
 

@@ -32,6 +32,51 @@ _CONTEXT = {
     }
 }
 
+_FAILURE = {
+    "type": "object",
+    "required": ["errorCode", "errorDetails"],
+    "properties": {
+        "key": {"type": "string"},
+        "errorCode": {
+            "enum": ["PARSE_ERROR", "INVALID_CONTEXT", "TARGETING_KEY_MISSING", "FLAG_NOT_FOUND"],
+        },
+        "errorDetails": {"type": "string"},
+    },
+}
+_SUCCESS = {
+    "type": "object",
+    "required": ["key", "value", "reason", "variant", "metadata"],
+    "properties": {
+        "key": {"type": "string"},
+        "value": {"type": ["string", "number", "boolean"]},
+        "reason": {"enum": ["STATIC", "SPLIT", "DISABLED"]},
+        "variant": {"type": "string"},
+        "metadata": {"type": "object"},
+    },
+}
+_BULK = {
+    "type": "object",
+    "properties": {"flags": {"type": "array", "items": {"anyOf": [_SUCCESS, _FAILURE]}}},
+}
+
+
+def _answers(success: dict[str, Any], *failures: int) -> dict[str, Any]:
+    """Keyword arguments of a route: its scope, and answers in OFREP's own shapes."""
+    declared = needs("read", 413, body=_CONTEXT)
+    described = {
+        200: ("The evaluation.", success),
+        **{status: (_FAILED[status], _FAILURE) for status in failures},
+    }
+    for status, (description, schema) in described.items():
+        declared["responses"][status] = {
+            "description": description,
+            "content": {"application/json": {"schema": schema}},
+        }
+    return declared
+
+
+_FAILED = {400: "The context cannot be used.", 404: "No such flag."}
+
 
 class _ContextError(Exception):
     """The request's context cannot be used; `code` is OFREP's."""
@@ -90,7 +135,7 @@ def _evaluated(parts: Services, key: str, targeting_key: str | None) -> tuple[in
     return 200, _success(found)
 
 
-@router.post("/{key:path}", **needs("read", 400, 404, 413, body=_CONTEXT))
+@router.post("/{key:path}", **_answers(_SUCCESS, 400, 404))
 async def evaluate_flag(key: str, request: Request, parts: Parts) -> Response:
     """Evaluate one flag: `MODEL.version` (the router's own decision for `targetingKey`), `MODEL.canary_percent`, `MODEL.shadow`."""
     try:
@@ -100,7 +145,11 @@ async def evaluate_flag(key: str, request: Request, parts: Parts) -> Response:
     return Json(body, status)
 
 
-@router.post("", **needs("read", 400, 413, body=_CONTEXT))
+_ALL = _answers(_BULK, 400)
+_ALL["responses"][304] = {"description": "Nothing has changed."}
+
+
+@router.post("", **_ALL)
 async def evaluate_flags(request: Request, parts: Parts) -> Response:
     """Evaluate all flags of all models for a context. `ETag` names the result: with `If-None-Match` 304 while it is the same."""
     try:

@@ -401,6 +401,7 @@ class Controller:
                 shadow_min_requests=shadow_min_requests,
                 guard_mode=known.guard.mode,
                 min_labels=known.evidence.min_labels if min_labels is None else min_labels,
+                compared=known.canary.control.sample > 0 and known.canary.control.max_share > 0,
             )
             shadow = shadow_dwell_s > 0 or shadow_min_requests > 0
             shadow = shadow or (flags.shadow_enabled and candidate in flags.shadow_versions)

@@ -125,9 +125,13 @@ class TrialEvidence:
                 self._pending += 1
 
     def add_pairs(self, writer: str, pairs: Pairs, rollout_id: str) -> None:
-        """Requests that both versions answered, or production twice."""
+        """Requests that both versions answered, or production twice. Of a promoted candidate the former production is
+        the second.
+        """
+        candidate, production = self._engine.candidate, self._engine.production
         for pair in pairs.pairs:
-            if pair.rollout_id in (rollout_id, "") and self._pending < MAX_PENDING:
+            compared = pair.version in (candidate, production) and pair.second in ("", production)
+            if compared and pair.rollout_id in (rollout_id, "") and self._pending < MAX_PENDING:
                 self._pairs[writer].append(pair)
                 self._pending += 1
 

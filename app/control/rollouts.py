@@ -142,7 +142,7 @@ def command_of(rollout: Rollout, reason: str = "") -> Command | None:
                 else StartShadow(rollout.candidate)
             )
         case State.PROMOTED if rollout.is_open:
-            return PromoteCandidate(rollout.candidate, rollout.production)
+            return PromoteCandidate(rollout.candidate, rollout.production, rollout.compared)
         case State.PROMOTED:
             return EndWatch(rollout.production)
         case State.ROLLED_BACK:

@@ -42,9 +42,7 @@ class Shadow:
     max_concurrency: int = 64
     timeout_s: float = 5.0
     agreement_threshold: float = 0.05
-    noise_sample: float = (
-        0.01  # share of requests that production answers twice while it is compared with anything
-    )
+    noise_sample: float = 0.01  # share of requests that production answers twice while it is compared
 
 
 @dataclass(frozen=True, slots=True)

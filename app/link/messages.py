@@ -68,12 +68,13 @@ class Pair(msgspec.Struct, frozen=True, array_like=True):
     """One canary request and its control mirror, or production and its A/A mirror: the same input answered twice."""
 
     model: str
-    version: str  # the canary; production for an A/A pair
+    version: str  # who answered the client: the canary, or production for an A/A pair
     rollout_id: str
     error: bool
     control_error: bool
     latency_us: int
     control_latency_us: int
+    second: str = ""  # who answered the copy; empty: production
 
 
 class Pairs(msgspec.Struct, frozen=True, tag=True):

@@ -175,12 +175,14 @@ class Exchange(Relay):
 
     __slots__ = (
         "assignment",
+        "counts",
         "created",
         "extra_s",
         "forced",
         "head",
         "id",
         "id_text",
+        "left",
         "own",
         "role",
         "served",
@@ -197,6 +199,7 @@ class Exchange(Relay):
         self.id_text = format_id(self.id)
         self.created = plane.loop.time()
         self.extra_s = 0.0  # time spent on a canary that failed
+        self.left = False  # the client did not wait for its answer
         flags = served.flags
         key = served.routing_key(request) if served.canary is not None or forced is not None else None
         self.assignment: Assignment = assign(
@@ -209,6 +212,11 @@ class Exchange(Relay):
             salt=flags.salt,
             forced=forced,
             guard_stopped=served.guard.stop_until > 0.0 and served.guard.stopped(request.at),
+        )
+        # Forced requests prove nothing, and with `unit: key` only a key's first one in an epoch is a vote.
+        votes = served.votes
+        self.counts: bool = forced is None and (
+            votes is None or key is None or votes.is_first(key, request.at_ns // 1_000_000_000)
         )
         self.version = self.assignment.version
         self.role = self.assignment.role
@@ -306,12 +314,14 @@ class Exchange(Relay):
         if self.ended or attempt is None:
             return
         attempt.cancel()
-        self.ended = True
+        self.ended = self.left = True
         self.attempt = None
         self.plane.inflight -= 1
-        codes = self.served.track(self.version, self.role, self.forced is not None).codes
-        codes[CLIENT_LEFT] = codes.get(CLIENT_LEFT, 0) + 1
+        seconds = attempt.ended_at - attempt.started_at
+        self.served.track(self.version, self.role, not self.counts).abandoned(CLIENT_LEFT, seconds)
         self._journal(attempt, CLIENT_LEFT, b"".join(self.captured), "aborted", "")
+        if self.role == "canary" and self.request.complete and self.request.retained:
+            self.plane.copy(self, attempt)  # how long would production have taken?
 
     # ---- canary failures are not the client's
 
@@ -329,8 +339,8 @@ class Exchange(Relay):
     def _fall_back(self, attempt: Attempt) -> None:
         served = self.served
         seconds = attempt.ended_at - attempt.started_at
-        served.track(self.version, "canary", False).record(answer_status(attempt), True, seconds)
-        served.observe(self.version, True, seconds * 1000.0, attempt.ended_at, fair=True)
+        served.track(self.version, "canary", not self.counts).record(answer_status(attempt), True, seconds)
+        served.observe(self.version, True, seconds * 1000.0, attempt.ended_at, fair=self.counts)
         self.plane.record(
             shadow_record(
                 self.id,
@@ -354,12 +364,12 @@ class Exchange(Relay):
         """Count and journal, before the last byte leaves."""
         served = self.served
         seconds = attempt.ended_at - attempt.started_at
-        served.track(self.version, self.role, self.forced is not None).record(status, is_error, seconds)
+        served.track(self.version, self.role, not self.counts).record(status, is_error, seconds)
         if self.forced is None:
             # Production is tried after a failure of the canary only: no fair sample, unless it stands for the control mirror.
-            fair = self.role != "fallback" or served.within_control_budget(self.place)
+            fair = self.counts and (self.role != "fallback" or served.within_control_budget(self.place))
             served.observe(self.version, is_error, seconds * 1000.0, attempt.ended_at, fair=fair)
-            if is_error and self.role == "fallback":
+            if is_error and self.role == "fallback" and self.counts:
                 served.guard.forgive()
                 served.track(self.assignment.version, "canary", False).shared_errors += 1
         self._journal(attempt, status, body, ended, error)
@@ -443,9 +453,13 @@ class Exchange(Relay):
         plane.reply(self.client, out, keep)
 
     def _mirror(self, attempt: Attempt) -> None:
-        """After the answer: copies to shadows, and of a canary's request to production."""
+        """After the answer: copies to shadows, and to production of a canary's request and of a few of its own."""
         served = self.served
-        if served.shadow_versions or self.role == "canary":
+        if (
+            served.shadow_versions
+            or self.role == "canary"
+            or (served.noise > 0.0 and self.place < served.noise)
+        ):
             self.plane.copy(self, attempt)
 
 
@@ -553,8 +567,8 @@ class Passage(Relay):
             self.attempt.cancel()
 
 
-def pair_of(served: Served, version: str, canary: Attempt, control: Attempt) -> Pair:
-    """A canary's answer and production's to the same request, as evidence."""
+def pair_of(served: Served, version: str, canary: Attempt, control: Attempt, second: str) -> Pair:
+    """The answers of a version and of `second` to the same request, as evidence."""
     return Pair(
         served.name,
         version,
@@ -563,4 +577,5 @@ def pair_of(served: Served, version: str, canary: Attempt, control: Attempt) -> 
         bool(control.error) or control.status >= 500,
         int((canary.ended_at - canary.started_at) * 1e6),
         int((control.ended_at - control.started_at) * 1e6),
+        second,
     )

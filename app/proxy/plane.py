@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs
 
 from app.domain.attempts import FailureLimit
+from app.domain.evidence.tick import KeyVotes
 from app.domain.flags import Flags, initial
 from app.domain.model import Model, UpstreamTls, Version
 from app.domain.policy import AuthPolicy, ServerPolicy
@@ -120,6 +121,19 @@ class Served:
         self.redactor = (
             Redactor(model, plane.privacy_secret) if model.privacy.drop or model.privacy.hash else None
         )
+        control = model.canary.control
+        # Under a rollout without a share: it shadows, or its promoted candidate is being watched.
+        self.watched: bool = self.canary is None and flags.rollout_id != ""
+        # How often production is asked twice while it is compared with anything.
+        compared = bool(self.shadow_versions) or (
+            self.canary is not None and control.sample > 0.0 and control.max_share > 0.0
+        )
+        self.noise: float = model.shadow.noise_sample if compared else 0.0
+        self.votes: KeyVotes | None = before.votes if before is not None else None
+        if model.evidence.unit != "key" or model.routing_key.source == "prediction_id":
+            self.votes = None
+        elif self.votes is None:
+            self.votes = KeyVotes()
         self._labels: dict[tuple[str, str], bytes] = {}
         self._tracks: dict[tuple[str, str, bool], Track] = {}
 

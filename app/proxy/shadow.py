@@ -24,7 +24,8 @@ class Copy:
     __slots__ = (
         "_answer_size",
         "_body",
-        "_canary",
+        "_first",
+        "_first_version",
         "_largest",
         "at_ns",
         "id",
@@ -40,7 +41,7 @@ class Copy:
         exchange: Exchange,
         version: str,
         role: str,
-        canary: Attempt | None,
+        first: Attempt | None,
         largest: int,
     ) -> None:
         self.shadows = shadows
@@ -49,7 +50,8 @@ class Copy:
         self.at_ns = exchange.request.at_ns
         self.version = version
         self.role = role
-        self._canary = canary
+        self._first = first  # whose answer the client had, where the two are a pair of the evidence
+        self._first_version = exchange.version
         self._largest = largest
         self._body: list[bytes] = []
         self._answer_size = 0
@@ -90,14 +92,14 @@ class Copy:
         if attempt.error:
             plane.statistics.count("gateway_shadow_dropped_total", served.name, self.version, attempt.error)
         if self.role == "control":
-            served.observe(self.version, is_error, seconds * 1000.0, attempt.ended_at, fair=True)
-        if self._canary is not None:
-            self.shadows.pair(pair_of(served, self._canary_version, self._canary, attempt))
+            first = self._first
+            waited = (
+                first is None or first.status > 0 or bool(first.error)
+            )  # else it was asked for its slowness
+            served.observe(self.version, is_error, seconds * 1000.0, attempt.ended_at, fair=waited)
+        if self._first is not None:
+            self.shadows.pair(pair_of(served, self._first_version, self._first, attempt, self.version))
         plane.record(self._record(attempt), "shadow")
-
-    @property
-    def _canary_version(self) -> str:
-        return self.served.flags.candidate or ""
 
     def _record(self, attempt: Attempt) -> ShadowRecord:
         return shadow_record(
@@ -122,19 +124,26 @@ class Shadows:
         self.pairs: list[Pair] = []
 
     def mirror(self, exchange: Exchange, attempt: Attempt) -> None:
-        """Called after the answer has left."""
+        """Called after the answer has left, or the client has."""
         served = exchange.served
         place = exchange.place
         largest = max(MAX_ANSWER, 4 * attempt.size)
-        if place < served.model.shadow.sample:
+        if place < served.model.shadow.sample and not exchange.left:
+            # While a promoted version is watched, the former production is its shadow: some of those are pairs.
+            first = attempt if served.watched and place < served.model.canary.control.max_share else None
             for version in served.shadow_versions:
                 if version != exchange.version:
-                    self._start(exchange, version, "shadow", None, largest)
-        if exchange.role == "canary" and exchange.forced is None and served.within_control_budget(place):
-            self._start(exchange, served.flags.production, "control", attempt, largest)
+                    self._start(exchange, version, "shadow", first if exchange.counts else None, largest)
+        if not exchange.counts:
+            return
+        if exchange.role == "canary":
+            if served.within_control_budget(place):
+                self._start(exchange, served.flags.production, "control", attempt, largest)
+        elif exchange.role == "production" and place < served.noise:
+            self._start(exchange, exchange.version, "control", attempt, largest)
 
     def _start(
-        self, exchange: Exchange, version: str, role: str, canary: Attempt | None, largest: int
+        self, exchange: Exchange, version: str, role: str, first: Attempt | None, largest: int
     ) -> None:
         served = exchange.served
         request = exchange.request
@@ -150,7 +159,7 @@ class Shadows:
             self._drop(served, version, "draining")
             return
         self.running[key] = running + 1
-        copy = Copy(self, exchange, version, role, canary, largest)
+        copy = Copy(self, exchange, version, role, first, largest)
         framing = b"Content-Length: %d\r\n" % request.size if request.length else b""
         attempt = Attempt(
             served.shadow_upstreams[version], copy, request.method, exchange.head, framing, request.body()

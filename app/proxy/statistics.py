@@ -36,6 +36,7 @@ class Track:
         "errors",
         "evidence",
         "latency",
+        "left",
         "model",
         "requests",
         "role",
@@ -51,10 +52,11 @@ class Track:
         self.requests = 0
         self.errors = 0
         self.shared_errors = 0
+        self.left = 0  # clients that did not wait for their answer
         self.codes: dict[int, int] = {}
         self.duration = Histogram()
         self.latency: dict[int, int] = {}
-        self._seen: tuple[int, int, int, dict[int, int]] = (0, 0, 0, {})
+        self._seen: tuple[int, int, int, int, dict[int, int]] = (0, 0, 0, 0, {})
 
     def record(self, status: int, is_error: bool, seconds: float) -> None:
         self.requests += 1
@@ -68,10 +70,22 @@ class Track:
             latency = self.latency
             latency[bucket] = latency.get(bucket, 0) + 1
 
+    def abandoned(self, status: int, seconds: float) -> None:
+        """The client left after so long. Its answer would have taken longer still: without these, a version that is too slow
+        to be waited for looks as fast as its fast answers.
+        """
+        self.left += 1
+        self.codes[status] = self.codes.get(status, 0) + 1
+        if self.evidence:
+            bucket = latency_bucket(seconds * 1000.0)
+            self.latency[bucket] = self.latency.get(bucket, 0) + 1
+
     def since_last(self, percent: float, revision: int, rollout_id: str) -> VersionTick | None:
         """What came since the last call, as evidence; None when nothing did."""
-        requests, errors, shared, latency = self._seen
-        if not self.evidence or (self.requests == requests and self.shared_errors == shared):
+        requests, errors, shared, left, latency = self._seen
+        if not self.evidence or (
+            self.requests == requests and self.shared_errors == shared and self.left == left
+        ):
             return None
         now = dict(self.latency)
         tick = VersionTick(
@@ -90,7 +104,7 @@ class Track:
                 if count != latency.get(bucket, 0)
             },
         )
-        self._seen = (self.requests, self.errors, self.shared_errors, now)
+        self._seen = (self.requests, self.errors, self.shared_errors, self.left, now)
         return tick
 
 

@@ -43,6 +43,7 @@ def model(
     canary: Canary = NO_CONTROL,
     guard: Guard = GUARD_OFF,
     shadow: Shadow | None = None,
+    noise: float = 0.0,
 ) -> Model:
     versions = (Version("v1", (good,), timeout_s=5.0), Version("v2", (bad,), timeout_s=0.3))
     key = RoutingKey("header", "X-User-Id")
@@ -54,7 +55,7 @@ def model(
         routing_key=key,
         canary=canary,
         guard=guard,
-        shadow=shadow or Shadow(),
+        shadow=replace(shadow or Shadow(), noise_sample=noise),
     )
 
 

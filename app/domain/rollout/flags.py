@@ -30,13 +30,19 @@ def flags_after(flags: Flags, command: Command, rollout_id: str) -> Flags:
             return replace(share, salt=salt, rollout_id=rollout_id)
         case DisableCandidate():
             return without_candidate(flags)
-        case PromoteCandidate(candidate, _):
-            shadows = tuple(v for v in flags.shadow_versions if v != candidate)
+        case PromoteCandidate(candidate, former, compared):
+            shadows = tuple(v for v in flags.shadow_versions if v not in (candidate, former))
+            if compared and flags.shadow_enabled:  # shadows that somebody switched off stay off
+                shadows = (*shadows, former)
             promoted = replace(without_candidate(flags), production=candidate, shadow_versions=shadows)
             return replace(promoted, rollout_id=rollout_id)  # also during the watch
         case RestoreProduction(_, production, _):
-            return replace(without_candidate(flags), production=production)
-        case EndWatch():
-            return replace(flags, rollout_id="")
+            return _without_shadow(replace(without_candidate(flags), production=production), production)
+        case EndWatch(former):
+            return _without_shadow(replace(flags, rollout_id=""), former)
         case _:
             assert_never(command)
+
+
+def _without_shadow(flags: Flags, version: str) -> Flags:
+    return replace(flags, shadow_versions=tuple(v for v in flags.shadow_versions if v != version))

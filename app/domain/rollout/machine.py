@@ -59,6 +59,7 @@ def start(
     guard_mode: str = "enforce_if_worse",
     stale_s: float = 300.0,
     min_labels: int = 0,
+    compared: bool = True,
 ) -> Rollout:
     """A pending rollout; the first `step` puts it in force.
 
@@ -93,6 +94,7 @@ def start(
         guard_mode=GuardMode(guard_mode),
         stale_s=stale_s,
         min_labels=min_labels,
+        compared=compared,
         stage_entered_at=now,
     )
 
@@ -252,7 +254,7 @@ def _commands(before: Rollout, after: Rollout, event: Event) -> list[Command]:
         case Trigger.ADVANCE:
             return [SetCanaryPercent(after.candidate, after.percent, after.salt)]
         case Trigger.PROMOTE:
-            return [PromoteCandidate(after.candidate, after.production)]
+            return [PromoteCandidate(after.candidate, after.production, after.compared)]
         case Trigger.ROLLBACK:
             if before.state is State.PROMOTED:
                 return [RestoreProduction(after.candidate, after.production, event.reason)]

@@ -35,9 +35,8 @@ class Rollout:
     shadow_min_requests: int = 0
     guard_mode: GuardMode = GuardMode.ENFORCE_IF_WORSE
     stale_s: float = 300.0  # silence of the candidate that counts as no data
-    min_labels: int = (
-        0  # mature labels of the candidate before it leaves the shadow, and before it is promoted
-    )
+    compared: bool = True  # whether requests may be copied to the former production during the watch
+    min_labels: int = 0  # mature ones of the candidate before it leaves its shadow, and before it is promoted
     state: State = State.PENDING
     stage_index: int = -1  # of `stages`; -1 before the first
     stage_entered_at: float = 0.0  # moved on by the time spent paused
@@ -119,10 +118,14 @@ class DisableCandidate:
 
 @dataclass(frozen=True, slots=True)
 class PromoteCandidate:
-    """The candidate becomes production; `former` stays registered and ready."""
+    """The candidate becomes production; `former` stays registered and ready.
+
+    `compared`: the former gets copies of requests during the watch, which keeps it warm and makes pairs of evidence.
+    """
 
     candidate: str
     former: str
+    compared: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from app.domain.flags import Flags, faults
@@ -22,6 +24,7 @@ COMMANDS: list[Command] = [
     SetCanaryPercent("v2", 5.0, "r1"),
     DisableCandidate("v2", "v1", "worse"),
     PromoteCandidate("v2", "v1"),
+    PromoteCandidate("v2", "v1", compared=False),
     RestoreProduction("v2", "v1", "worse"),
     EndWatch("v1"),
 ]
@@ -61,7 +64,20 @@ def test_a_rollback_leaves_production_and_the_shadows_alone() -> None:
 def test_a_promoted_candidate_is_production_and_no_shadow_of_itself() -> None:
     shadowed = flags_after(BEFORE, StartShadow("v2"), "r1")
     assert shadowed.shadow_versions == ("v3", "v2")
-    after = flags_after(shadowed, PromoteCandidate("v2", "v1"), "r1")
+    after = flags_after(shadowed, PromoteCandidate("v2", "v1", compared=False), "r1")
     assert (after.production, after.candidate, after.shadow_versions) == ("v2", None, ("v3",))
     restored = flags_after(after, RestoreProduction("v2", "v1", "worse"), "r1")
     assert restored.production == "v1"
+
+
+def test_the_former_production_is_a_shadow_while_the_promoted_one_is_watched_and_no_longer() -> None:
+    promoted = flags_after(BEFORE, PromoteCandidate("v2", "v1"), "r1")
+    assert promoted.shadow_versions == ("v3", "v1")
+    assert flags_after(promoted, EndWatch("v1"), "r1").shadow_versions == ("v3",)
+    assert flags_after(promoted, RestoreProduction("v2", "v1", "worse"), "r1").shadow_versions == ("v3",)
+
+
+def test_shadows_that_were_switched_off_stay_off_during_the_watch() -> None:
+    off = replace(BEFORE, shadow_enabled=False)
+    promoted = flags_after(off, PromoteCandidate("v2", "v1"), "r1")
+    assert (promoted.shadow_enabled, promoted.shadow_versions) == (False, ("v3",))

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from math import hypot
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,13 @@ from app.control.clock import Clock
 from app.control.performance import figures_of
 from app.control.ports import Row, Store
 from app.control.registry import Registry
-from app.domain.comparison import Comparisons, compare
+from app.domain.comparison import Comparisons, ComparisonSummary, compare
 from app.domain.model import Model
 from app.domain.performance.maturity import CoverageCell
 from app.errors import NotFoundError
 
 MAX_PAIRS = 20_000
+MAX_OWN = 5_000
 KEEP_S = 2.0
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
 
@@ -44,13 +46,18 @@ class ShadowReports:
 
     async def _report(self, model: Model, version: str, since: datetime | None) -> Row:
         rows = await self._store.shadow_pairs(model.name, version, since, MAX_PAIRS)
-        return await asyncio.to_thread(_summary, model, version, rows)
+        # One version answering a request twice shows the noise of the model itself.
+        incumbent = next((row["production_version"] for row in rows), version)
+        twice = (
+            rows
+            if incumbent == version
+            else await self._store.shadow_pairs(model.name, incumbent, since, MAX_OWN)
+        )
+        own = [row for row in twice if row["production_version"] == incumbent]
+        return await asyncio.to_thread(_summary, model, version, rows, own)
 
 
-def _summary(model: Model, version: str, rows: Sequence[Row]) -> Row:
-    # The same version answering twice (an A/A shadow, or a control mirror of production) shows the noise of
-    # the model itself.
-    own = [row for row in rows if row["production_version"] == version]
+def _summary(model: Model, version: str, rows: Sequence[Row], own: Sequence[Row]) -> Row:
     pairs = [row for row in rows if row["production_version"] != version]
     summary = _compared(model, pairs).summary()
     noise = _compared(model, own).summary() if own else None
@@ -70,6 +77,23 @@ def _summary(model: Model, version: str, rows: Sequence[Row]) -> Row:
         },
         "labelled": _labelled(model, pairs),
         "noise_floor": None if noise is None else {"n": noise.pairs, "agreement_rate": noise.agreement_rate},
+        "excess_disagreement": _excess(summary, noise),
+    }
+
+
+def _excess(summary: ComparisonSummary, noise: ComparisonSummary | None) -> dict[str, float] | None:
+    """Disagreement beyond the incumbent's with itself: the difference of the two rates and its 95 % interval (Newcombe,
+    Statistics in Medicine 17, 1998, method 10). None while either is unknown.
+    """
+    if noise is None or summary.agreement_rate is None or noise.agreement_rate is None:
+        return None
+    apart, own = 1.0 - summary.agreement_rate, 1.0 - noise.agreement_rate
+    (low, high), (own_low, own_high) = summary.agreement_interval, noise.agreement_interval
+    low, high, own_low, own_high = 1.0 - high, 1.0 - low, 1.0 - own_high, 1.0 - own_low
+    return {
+        "rate": apart - own,
+        "low": apart - own - hypot(apart - low, own_high - own),
+        "high": apart - own + hypot(high - apart, own - own_low),
     }
 
 

@@ -82,7 +82,7 @@ def own_series(services: Services) -> Iterator[Series]:
     yield Series("gateway_metrics_refused_total", (), services.link.totals.refused)
 
 
-@router.get("/metrics", **open_to_all())
+@router.get("/metrics", **open_to_all(answers=("text/plain", "application/openmetrics-text")))
 async def metrics(request: Request, parts: Parts) -> Response:
     """Prometheus text or OpenMetrics, as `Accept` asks."""
     sums = await parts.link.collect()

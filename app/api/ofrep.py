@@ -68,9 +68,10 @@ def _answers(success: dict[str, Any], *failures: int) -> dict[str, Any]:
         **{status: (_FAILED[status], _FAILURE) for status in failures},
     }
     for status, (description, schema) in described.items():
+        problem = declared["responses"].get(status, {}).get("content", {})  # a worker's own refusal
         declared["responses"][status] = {
             "description": description,
-            "content": {"application/json": {"schema": schema}},
+            "content": {**problem, "application/json": {"schema": schema}},
         }
     return declared
 

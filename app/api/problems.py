@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
 
 from app.api.auth import ForbiddenError, TooManyFailuresError, UnauthenticatedError
 from app.errors import (
@@ -97,9 +98,21 @@ def _members(error: Exception) -> dict[str, Any]:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    headers = _allowed(request) or error.headers if error.status_code == 405 else error.headers
     return problem(
-        error.status_code, _CODES.get(error.status_code, "error"), str(error.detail), headers=error.headers
+        error.status_code, _CODES.get(error.status_code, "error"), str(error.detail), headers=headers
     )
+
+
+def _allowed(request: Request) -> Mapping[str, str]:
+    """All methods of this path (RFC 9110 section 10.2.1); the router by itself names only those of the first route."""
+    methods = {
+        method.upper()
+        for path, operations in request.app.openapi()["paths"].items()
+        if compile_path(path)[0].match(request.url.path)
+        for method in operations
+    }
+    return {"Allow": ", ".join(sorted(methods))} if methods else {}
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:

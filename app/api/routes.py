@@ -6,7 +6,7 @@ The token is checked before a byte of the body is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -65,23 +65,34 @@ class GatewayRoute(APIRoute):
         return authenticated
 
 
-def needs(scope: Scope, *statuses: int, body: dict[str, Any] | None = None) -> dict[str, Any]:
+def needs(
+    scope: Scope, *statuses: int, body: dict[str, Any] | None = None, answers: Iterable[str] = ()
+) -> dict[str, Any]:
     """Keyword arguments of a route that needs this scope and may answer with these errors as well.
 
-    `body` describes (as OpenAPI `content`) a body that the route reads by itself.
+    `body` describes (as OpenAPI `content`) a body that the route reads by itself; `answers` are the media types of its 200 when they
+    are not JSON alone.
     """
     extra: dict[str, Any] = {_SCOPE: scope, "security": [{"bearer": []}]}
     if body is not None:
         extra["requestBody"] = {"required": True, "content": body}
     return {
         "openapi_extra": extra,
-        "responses": documented(401, 403, 429, *statuses),
+        "responses": {**documented(400, 401, 403, 429, *statuses), **_good(answers)},
     }
 
 
-def open_to_all(*statuses: int) -> dict[str, Any]:
+def open_to_all(*statuses: int, answers: Iterable[str] = ()) -> dict[str, Any]:
     """Keyword arguments of a route that needs no token."""
-    return {"openapi_extra": {_SCOPE: None, "security": []}, "responses": documented(*statuses)}
+    return {
+        "openapi_extra": {_SCOPE: None, "security": []},
+        "responses": {**documented(400, *statuses), **_good(answers)},
+    }
+
+
+def _good(answers: Iterable[str]) -> dict[int | str, dict[str, Any]]:
+    content = {media_type: {"schema": {"type": "string"}} for media_type in answers}
+    return {200: {"description": "Successful Response", "content": content}} if content else {}
 
 
 def _identity(request: Request) -> Identity:

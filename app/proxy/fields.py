@@ -125,7 +125,14 @@ def problem(
     """Status and whole answer for one of the gateway's own errors. `extra` are further header lines, each with its CRLF."""
     status, title, remedy = PROBLEMS[error]
     body = json.dumps(
-        {"type": "about:blank", "title": title, "status": status, "detail": detail or remedy, "error": error},
+        {
+            "type": "about:blank",
+            "title": title,
+            "status": status,
+            "code": error,  # the name under which the API's problems have it
+            "detail": detail or remedy,
+            "error": error,
+        },
         ensure_ascii=True,
     ).encode()
     lines = [

@@ -7,7 +7,7 @@ from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from app.proxy.fields import PLAIN, REQUEST_OWN, VIA, carry_on, listed
-from app.proxy.upstream import Address
+from app.proxy.upstream import OWS, Address
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _UNRESERVED = re.compile(rb"%(?:2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aAeE])")
@@ -146,8 +146,10 @@ class Request:
         connection = named.get(b"connection")
         if connection is not None and connection.lower() not in PLAIN:
             self._drop_listed(listed(connection))
+        if b"upgrade" in named:
+            self.keep_alive = False  # not spoken here; the parser reads nothing behind it as HTTP
         self._frame(named)
-        self._split_target(named.get(b"host", b""))
+        self._split_target(named.get(b"host", b"").strip(OWS))
         expect = named.get(b"expect")
         if expect is not None:
             if expect.lower() != b"100-continue":
@@ -169,12 +171,13 @@ class Request:
         encoding = named.get(b"transfer-encoding")
         length = named.get(b"content-length")
         if encoding is not None:
-            if encoding.lower() != b"chunked" or self.http10 or length is not None:
+            if encoding.strip(OWS).lower() != b"chunked" or self.http10 or length is not None:
                 raise BadRequestError(
                     "bad_request", "Only Transfer-Encoding: chunked is understood, without Content-Length."
                 )
             self.length = -1
         elif length is not None:
+            length = length.strip(OWS)
             if not length.isdigit() or len(length) > 18:
                 raise BadRequestError("bad_request", "Content-Length is not a number.")
             self.length = int(length)

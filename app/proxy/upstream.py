@@ -32,6 +32,8 @@ HIGH_WATER = 262_144
 # The kernel takes no more than about this of a copy's answer before the worker reads: what a shadow sends without being asked for it
 # costs this host as little as can be.
 SHADOW_RECEIVE_BUFFER = 65_536
+OWS = b" \t"  # optional white space around a field's value, RFC 9110 section 5.6.3
+VERSIONS = ("1.1", "1.0")
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 Field = tuple[bytes, bytes]
@@ -411,6 +413,9 @@ class Connection(asyncio.Protocol):
         assert attempt is not None
         status = self._parser.get_status_code()
         attempt.status = status
+        version = self._parser.get_http_version()
+        if not 100 <= status <= 599 or version not in VERSIONS:
+            raise httptools.HttpParserError("a status or a version that HTTP/1 does not have")
         if status < 200:
             if status == 101:
                 raise httptools.HttpParserError("an upgrade nobody asked for")
@@ -423,11 +428,12 @@ class Connection(asyncio.Protocol):
         for name, value in attempt.fields:
             lower = name.lower()
             if lower == b"content-length":
-                if length >= 0 or not value.isdigit():
+                value = value.strip(OWS)  # the parser leaves what stands behind a value
+                if length >= 0 or not value.isdigit() or len(value) > 18:
                     raise httptools.HttpParserError("content-length")
                 length = int(value)
             elif lower == b"transfer-encoding":
-                if value.lower() != b"chunked" or lower in named:
+                if value.strip(OWS).lower() != b"chunked" or lower in named or version != "1.1":
                     raise httptools.HttpParserError("transfer-encoding")
             elif lower == b"keep-alive":
                 self._hint(value)

@@ -119,6 +119,21 @@ async def test_every_error_is_a_problem(
             assert reply.headers["allow"] == "GET"
 
 
+async def test_a_wrong_method_is_told_all_the_right_ones(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        allowed = {}
+        for path in ("flags", "rollouts", "versions/v1", "baseline"):
+            reply = await client.request("OPTIONS", f"/admin/models/credit/{path}")
+            assert reply.status_code == 405
+            allowed[path] = reply.headers["allow"]
+        assert allowed == {
+            "flags": "GET, PATCH",
+            "rollouts": "GET, POST",
+            "versions/v1": "DELETE, PUT",
+            "baseline": "GET, POST",
+        }
+
+
 async def test_an_unexpected_error_is_a_problem_without_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 _FAULTS = "tests/faults/"
 _UPSTREAM = "tests/proxy/test_upstream_faults.py::"
 _REQUESTS = "tests/proxy/test_requests.py::"
+_ANSWERS = "tests/proxy/test_conformance_of_answers.py::"
 _CANARY = "tests/proxy/test_canary_and_shadow.py::"
 _STORY = "tests/scenarios/test_first_story.py::"
 _MUCH = _FAULTS + "test_too_much.py::"
@@ -26,8 +27,9 @@ class Row:
 ROWS = (
     Row(1, "Model server hangs or drips", (_UPSTREAM + "test_no_answer_within", _UPSTREAM + "test_a_cut_answer")),
     Row(2, "Model server resets before or in its answer", (_UPSTREAM + "test_a_connection_lost", _UPSTREAM + "test_a_cut_answer")),
-    Row(3, "Model server's framing is wrong", (_UPSTREAM + "test_an_answer_that_is_not_http",)),
-    Row(4, "Interim answers, trailers, bodies where none belong", (_UPSTREAM + "test_unusual_but_right", _UPSTREAM + "test_a_head_answer")),
+    Row(3, "Model server's framing is wrong", (_UPSTREAM + "test_an_answer_that_is_not_http", _ANSWERS)),
+    Row(4, "Interim answers, trailers, bodies where none belong", (_UPSTREAM + "test_unusual_but_right", _UPSTREAM + "test_a_head_answer",
+                                                                    _ANSWERS)),
     Row(5, "1 MB header, 10 GB body", (_UPSTREAM + "test_an_answer_that_is_not_http",
                                        _UPSTREAM + "test_a_long_answer", _MUCH + "test_an_answer_of_10_gb")),
     Row(6, "Slow clients by the thousand", (_FAULTS + "test_clients.py::test_slow_clients",)),
@@ -51,13 +53,13 @@ ROWS = (
     Row(22, "Compressed bombs", (_MUCH + "test_a_gzip_bomb", _MUCH + "test_our_own_endpoints_unpack")),
     Row(23, "Header injection both ways", (_SECURITY + "test_injection.py",)),
     Row(24, "Host and X-Forwarded-* spoofed", (_SECURITY + "test_spoofing.py",)),
-    Row(25, "Admin API without the right token", (_SECURITY + "test_admin_access.py", "tests/api/test_auth.py")),
-    Row(26, "Upstream addresses nobody may reach; redirects", (_SECURITY + "test_upstream_policy.py",)),
+    Row(25, "Admin API without the right token", (_SECURITY + "test_admin_access.py", _SECURITY + "test_rotation.py", "tests/api/test_auth.py")),
+    Row(26, "Upstream addresses nobody may reach; redirects", (_SECURITY + "test_upstream_policy.py", _SECURITY + "test_rebinding.py")),
     Row(27, "Path tricks", (_SECURITY + "test_paths.py",)),
-    Row(28, "Request smuggling", (_REQUESTS,)),
+    Row(28, "Request smuggling", (_REQUESTS, "tests/proxy/test_conformance_of_requests.py")),
     Row(29, "Labels without end", (_MUCH + "test_paths_methods_and_versions", "tests/api/test_metrics.py")),
     Row(30, "Colliding prediction ids", (_SECURITY + "test_prediction_ids.py", "tests/proxy/test_assignment.py::test_a_prediction_id")),
     Row(31, "Ten times too much load", (_MUCH + "test_ten_times",)),
-    Row(32, "Control process or leader dies", (_STORY + "test_traffic_goes_on",)),
+    Row(32, "Control process or leader dies", (_STORY + "test_traffic_goes_on", _FAULTS + "test_replicas.py")),
     Row(33, "Two admins at once", (_SECURITY + "test_two_admins.py",)),
 )  # fmt: skip

@@ -90,7 +90,7 @@ def _query(
 Asked = Annotated[TrainingQuery, Depends(_query)]
 
 
-@router.get("/training-set", **needs("read", 404, 422, 503))
+@router.get("/training-set", **needs("read", 404, 422, 503, answers=FORMATS.values()))
 async def training_set(
     parts: Parts, query: Asked, format: Literal["csv", "ndjson", "parquet"] = "ndjson"
 ) -> Response:

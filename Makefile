@@ -40,8 +40,9 @@ docs: $(INSTALLED) ## Write the generated parts of docs/.
 servers: $(INSTALLED)
 	@$(BIN)/python -m tests.bring_servers
 
-interop: $(INSTALLED) servers ## Real model servers and clients of other projects.
-	$(BIN)/python -m pytest -m interop $(ARGS)
+interop: $(INSTALLED) servers ## Real model servers and clients of other projects, in environments of their own.
+	@$(BIN)/python -m tests.interop.environment
+	$(BIN)/python -m pytest -m interop --dist loadfile $(ARGS)
 
 browser: $(INSTALLED) servers ## The dashboard in a real browser.
 	$(BIN)/python -m pytest -m browser $(ARGS)

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.adapters.rows import id_floor
-from app.adapters.schema import outcomes, prediction_counts, predictions, reviews, shadow_predictions
+from app.adapters.schema import outcomes, prediction_counts, predictions, shadow_predictions
 from app.adapters.sql_engine import SqlEngine
 from app.control.ports import Row, outcome_subject
 from app.domain.prediction import row_id
@@ -25,7 +25,6 @@ _SLICE = 250  # rows made at a time
 _SPAN_ROWS = 20_000  # rows, labelled or not, in which one query for a training set looks
 _QUARTER = timedelta(minutes=15)
 _SKEW = timedelta(days=1)  # an id's time may be off its row's timestamp by a clock that was set back
-_CANDIDATES = 20_000  # newest unlabelled rows among which the least confident are looked for
 
 _P = predictions.c
 _LABELLED = (
@@ -303,33 +302,6 @@ class RecordReads(SqlEngine):
                     yield rows
                 if len(rows) < _CHUNK:
                     break
-
-    async def least_confident(self, model: str, since: datetime | None, limit: int) -> list[Row]:
-        """Among the newest 20,000 free ones of each version, so that the time does not grow with the history."""
-        under_review = (
-            sa.exists()
-            .where(reviews.c.prediction_id == _P.prediction_id)
-            .where(sa.or_(reviews.c.labelled_at.is_not(None), reviews.c.leased_until > self.now()))
-        )
-        rows: list[Row] = []
-        async with self.read() as connection:
-            for version in await self._versions_of(connection, model):
-                newest = (
-                    sa.select(_P.prediction_id, _P.confidence)
-                    .where(
-                        _P.model == model, _P.model_version == version, _P.ground_truth_timestamp.is_(None)
-                    )
-                    .where(_P.confidence.is_not(None), ~under_review, *within(predictions, since, None))
-                    .order_by(_P.timestamp.desc())
-                    .limit(_CANDIDATES)
-                    .subquery()
-                )
-                lowest = sa.select(newest.c.prediction_id).order_by(newest.c.confidence).limit(limit)
-                ids = list((await connection.execute(lowest)).scalars())
-                for start in range(0, len(ids), _KEYS_AT_ONCE):
-                    some = _P.prediction_id.in_(ids[start : start + _KEYS_AT_ONCE])
-                    rows += await fetched(await connection.execute(sa.select(*_RECENT).where(some)))
-        return sorted(rows, key=lambda row: (row["confidence"], row["prediction_id"]))[:limit]
 
 
 async def fetched(result: Any) -> list[Row]:

@@ -11,13 +11,14 @@ from app.adapters.sql_learning import LearningState
 from app.adapters.sql_ledger import LedgerKeeping
 from app.adapters.sql_outcomes import WAITING, Claim, Join, OutcomeJoins
 from app.adapters.sql_records import RecordReads
+from app.adapters.sql_samples import Samples
 from app.adapters.sql_upkeep import Upkeep
 from app.control.ports import Batch, OutcomeRow
 
 _SUBJECT, _OUTCOME = OUTCOME_COLUMNS.index("subject"), OUTCOME_COLUMNS.index("outcome_id")
 
 
-class SqlStore(RecordReads, ControlState, LearningState, LedgerKeeping, OutcomeJoins, Upkeep):
+class SqlStore(RecordReads, Samples, ControlState, LearningState, LedgerKeeping, OutcomeJoins, Upkeep):
     """`app.control.ports.Store`, but for the connections and the bulk load."""
 
     @abstractmethod

@@ -21,7 +21,11 @@ LONGEST_S = 60.0
 @dataclass(slots=True)
 class _Made(Generic[T]):
     task: asyncio.Task[T]
-    until: float = float("inf")  # known once it is made
+    ends: list[float]  # holds when it is too old, once it is made
+
+    @property
+    def until(self) -> float:
+        return self.ends[0] if self.ends else float("inf")
 
 
 class Briefly(Generic[T]):
@@ -36,18 +40,21 @@ class Briefly(Generic[T]):
         self._age_s = age_s
         self._made: OrderedDict[Hashable, _Made[T]] = OrderedDict()
 
-    async def get(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
-        """What `make` raises is raised to all that waited for it, and not kept."""
+    async def get(self, key: Hashable, make: Callable[[], Awaitable[T]], fresh: bool = False) -> T:
+        """What `make` raises is raised to all that waited for it, and not kept. `fresh`: made now, whatever
+        there is; and kept for others.
+        """
         found = self._made.get(key)
-        if found is None or (found.task.done() and self._clock.monotonic() >= found.until):
-            found = _Made(asyncio.ensure_future(self._make(key, make)))
+        if fresh or found is None or (found.task.done() and self._clock.monotonic() >= found.until):
+            ends: list[float] = []
+            found = _Made(asyncio.ensure_future(self._make(make, ends)), ends)
             self._made[key] = found
             self._made.move_to_end(key)
             if len(self._made) > MAX_KEYS:
                 self._made.popitem(last=False)
         return await asyncio.shield(found.task)
 
-    async def _make(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
+    async def _make(self, make: Callable[[], Awaitable[T]], ends: list[float]) -> T:
         started = self._clock.monotonic()
         keep = 0.0
         try:
@@ -55,5 +62,4 @@ class Briefly(Generic[T]):
             keep = min(max(self._age_s, (self._clock.monotonic() - started) / SHARE), LONGEST_S)
             return made
         finally:
-            if (mine := self._made.get(key)) is not None:
-                mine.until = self._clock.monotonic() + keep
+            ends.append(self._clock.monotonic() + keep)

@@ -121,8 +121,8 @@ class DriftReports:
         view, _ = await self._judged(model, name)
         return view
 
-    async def _judged(self, model: str, version: str) -> tuple[Row, DriftReport | None]:
-        return await self._kept.get((model, version), lambda: self._judge(model, version))
+    async def _judged(self, model: str, version: str, fresh: bool = False) -> tuple[Row, DriftReport | None]:
+        return await self._kept.get((model, version), lambda: self._judge(model, version), fresh)
 
     async def _judge(self, model: str, version: str) -> tuple[Row, DriftReport | None]:
         until = self._clock.now()
@@ -157,12 +157,12 @@ class DriftReports:
         }
         return view, report
 
-    async def signal(self, model: str) -> tuple[bool | None, float]:
+    async def signal(self, model: str, fresh: bool = False) -> tuple[bool | None, float]:
         """For the retraining decision: whether the production version's drift reaches the configured PSI,
-        and the largest PSI.
+        and the largest PSI. `fresh`: judged now, not a moment ago.
         """
         known: Model = self._registry.model(model)
-        _, report = await self._judged(model, self._version(model, None))
+        _, report = await self._judged(model, self._version(model, None), fresh)
         if report is None or report.detected is None:
             return None, 0.0
         return report.detected and report.severity >= known.retraining.psi_threshold, report.severity

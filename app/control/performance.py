@@ -23,14 +23,16 @@ from app.control.provisional import estimates
 from app.control.registry import Registry
 from app.domain.interval import wilson
 from app.domain.model import Model
-from app.domain.performance.figure import Figure
-from app.domain.performance.maturity import CoverageCell, covered
-from app.domain.performance.row import Labelled
+from app.domain.performance.figure import Figure, withheld
+from app.domain.performance.maturity import CoverageCell, CoverageTally, covered
+from app.domain.performance.row import Labelled, binary_answer, number
 from app.domain.performance.tally import for_task
+from app.domain.review import representing
 from app.errors import InvalidError, NotFoundError
 
 MAX_ROWS = 50_000  # mature ones of a version; the newest
-MAX_YOUNG = 5_000
+MAX_SAMPLE = 5_000  # rows spread over the time, labelled or not; for delays and coverage
+AGES = 10  # parts that coverage by age is told in
 MAX_GROUPS = 20
 MIN_LABELS = 30
 WINDOW = timedelta(days=30)
@@ -51,11 +53,14 @@ class PerformanceReports:
         since: datetime | None = None,
         until: datetime | None = None,
         by: str | None = None,
+        *,
+        fresh: bool = False,
     ) -> Row:
         """By version: figures over mature labels, or why they are withheld; coverage; provisional figures
         apart.
 
-        `by` names a feature whose values are told apart as well. `UnavailableError` without the store.
+        `by` names a feature whose values are told apart as well; `fresh`: made now, not a moment ago.
+        `UnavailableError` without the store.
         """
         known = self._registry.model(model)
         if version is not None and known.version(version) is None:
@@ -63,7 +68,9 @@ class PerformanceReports:
         if since is not None and until is not None and since >= until:
             raise InvalidError("since: must be before until")
         return await self._kept.get(
-            (model, version, since, until, by), lambda: self._report(known, version, since, until, by)
+            (model, version, since, until, by),
+            lambda: self._report(known, version, since, until, by),
+            fresh,
         )
 
     async def _report(
@@ -114,20 +121,26 @@ class PerformanceReports:
             if counts
             else coverage_cell(name, 0, 0)
         )
-        rows = await self._store.labelled(model.name, name, since, end, MAX_ROWS) if since < end else []
-        young = await self._young(model.name, name, max(since, end), until)
-        now = self._clock.now()
+        store, begin = self._store, max(since, end)
+        rows = await store.labelled(model.name, name, since, end, MAX_ROWS) if since < end else []
+        older = await store.sample(model.name, name, since, end, MAX_SAMPLE) if since < end else []
+        young = await store.sample(model.name, name, begin, until, MAX_SAMPLE) if begin < until else []
+        arrived = await store.arrivals([row for row in (*older, *young) if _labelled(row)])
+        picked = await store.review_propensities(model.name, [str(row["prediction_id"]) for row in rows])
         figures, unusable = await asyncio.to_thread(figures_of, model, rows, cell)
+        now = self._clock.now()
         return {
             "version": name,
             "mature": cell.predictions,
             "labelled": cell.labelled,
             "coverage": cell.share,
+            "coverage_by": await asyncio.to_thread(coverage_by, model, (*young, *older), now),
             "rows": len(rows),
             "newest_only": len(rows) == MAX_ROWS,
             "unusable": unusable,
             "metrics": {one.name: asdict(one) for one in figures},
-            "provisional": await asyncio.to_thread(estimates, model, rows, young, cell.share, now),
+            "reviewed": await asyncio.to_thread(reviewed, model, rows, cell, picked),
+            "provisional": await asyncio.to_thread(estimates, model, rows, young, arrived, cell.share),
             **(
                 {"groups": await asyncio.to_thread(groups_of, model, rows, cell, by)}
                 if by is not None
@@ -135,19 +148,9 @@ class PerformanceReports:
             ),
         }
 
-    async def _young(self, model: str, version: str, since: datetime, until: datetime) -> list[Row]:
-        """The newest predictions that are not mature yet, with their ground truth where it has come."""
-        if since >= until:
-            return []
-        known = {
-            row["prediction_id"]: row["ground_truth"]
-            for row in await self._store.labelled(model, version, since, until, MAX_YOUNG)
-        }
-        return [
-            {**row, "ground_truth": known.get(row["prediction_id"])}
-            for row in await self._store.recent(model, version, since, MAX_YOUNG)
-            if row["timestamp"] < until
-        ]
+
+def _labelled(row: Mapping[str, Any]) -> bool:
+    return row["ground_truth_timestamp"] is not None
 
 
 def coverage_cell(part: str, predictions: int, labelled: int) -> CoverageCell:
@@ -169,6 +172,71 @@ def figures_of(
         return (), {}
     tally.add(Labelled(row["prediction"], row["confidence"], row["ground_truth"]) for row in rows)
     return covered(tally.figures(MIN_LABELS), coverage, model.labels.min_coverage), dict(tally.unusable)
+
+
+def reviewed(
+    model: Model, rows: Sequence[Mapping[str, Any]], coverage: CoverageCell, picked: Mapping[str, float]
+) -> dict[str, Any] | None:
+    """The figures when each label that a reviewer gave stands for the predictions that nobody labelled, by
+    the inverse of the probability with which it was picked; None without such labels.
+
+    Labels that came by themselves stand for themselves only, so neither kind need be a fair sample.
+    """
+    tally = for_task(model.task)
+    if tally is None or not picked or not coverage.labelled:
+        return None
+    unlabelled = (coverage.predictions - coverage.labelled) * len(rows) / coverage.labelled
+    weights = representing(picked, len(picked) + unlabelled)
+    tally.add(
+        Labelled(
+            row["prediction"], row["confidence"], row["ground_truth"], weights.get(row["prediction_id"], 1.0)
+        )
+        for row in rows
+    )
+    figures = tally.figures(MIN_LABELS)
+    if len(picked) < MIN_LABELS:
+        reason = f"{len(picked)} reviewed labels, {MIN_LABELS} are needed"
+        figures = tuple(withheld(one.name, reason, one.n) for one in figures)
+    return {
+        "labels": len(picked),
+        "stand_for": round(len(picked) + unlabelled),
+        "metrics": {one.name: asdict(one) for one in figures},
+    }
+
+
+def coverage_by(model: Model, rows: Sequence[Mapping[str, Any]], now: datetime) -> dict[str, Any] | None:
+    """How many of these predictions are labelled, by tenths of the score (mature ones) and by age (all), and
+    the p-value of even coverage over scores: a small one says that labels are selected. None without rows.
+    """
+    if not rows:
+        return None
+    scores = [_score(model, row) for row in rows]
+    known = [score for score in scores if score is not None]
+    edges = sorted({float(q) for q in np.quantile(known, np.arange(1, 10) / 10)}) if known else []
+    oldest = min(row["timestamp"] for row in rows)
+    at = now.timestamp()
+    tally = CoverageTally(max(1.0, (now - oldest).total_seconds() / AGES), edges)
+    for row, score in zip(rows, scores, strict=True):
+        # Ages are counted back from now, so that parts of age are whole.
+        made = row["timestamp"].timestamp() - at
+        tally.predicted(row["model_version"], made, score)
+        if _labelled(row):
+            tally.labelled(row["model_version"], made, score)
+    report = tally.report(0.0, model.labels.horizon_s)
+    return {
+        "sampled": len(rows),
+        "score": [asdict(one) for one in report.by_score],
+        "age": [asdict(one) for one in report.by_age],
+        "uneven": report.uneven,
+    }
+
+
+def _score(model: Model, row: Mapping[str, Any]) -> float | None:
+    """The positive class's probability, else the confidence, else a number that was predicted."""
+    if model.task == "binary":
+        answer = binary_answer(row["prediction"], row["confidence"])
+        return answer[1] if answer is not None else None
+    return row["confidence"] if row["confidence"] is not None else number(row["prediction"])
 
 
 def groups_of(

@@ -253,13 +253,27 @@ class Store(Protocol):
     ) -> AsyncIterator[list[Row]]:
         """Labelled rows in chunks, oldest first, read with a server-side cursor: constant memory."""
 
-    async def least_confident(self, model: str, since: datetime | None, limit: int) -> list[Row]:
-        """Unlabelled and not under review, lowest confidence first: prediction_id, model_version, timestamp, features,
-        prediction, confidence.
-        """
-
     async def recent(self, model: str, version: str | None, since: datetime | None, limit: int) -> list[Row]:
         """Newest first: prediction_id, model_version, timestamp, features, prediction, confidence."""
+
+    async def sample(
+        self, model: str, version: str, since: datetime, until: datetime, limit: int
+    ) -> list[Row]:
+        """Answers spread over the time they were given in, labelled or not, newest first: prediction_id, model,
+        model_version, timestamp, prediction, confidence, ground_truth, ground_truth_timestamp, request_id.
+        """
+
+    async def arrivals(self, rows: Sequence[Row]) -> dict[str, datetime]:
+        """When the first outcome of each row (with `prediction_id`, `model` and `request_id`) was received, if one was."""
+
+    async def review_propensities(self, model: str, ids: Sequence[str]) -> dict[str, float]:
+        """Of those whose labels came from reviewers alone: the probability with which each was picked for review."""
+
+    async def unlabelled(self, model: str, versions: Sequence[str], limit: int) -> list[Row]:
+        """The newest answers that are neither labelled nor under review: prediction_id, prediction, confidence."""
+
+    async def offered(self, ids: Sequence[str]) -> list[Row]:
+        """What a reviewer sees of these: prediction_id, model_version, timestamp, features, prediction, confidence."""
 
     async def put_reviews(self, rows: Sequence[Row]) -> None:
         """Leases: review of `prediction_id` with strategy, score, propensity, leased_until, leased_by."""

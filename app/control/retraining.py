@@ -27,7 +27,7 @@ DEFAULT_METRIC = {"binary": "f1", "multiclass": "f1_macro", "regression": "rmse"
 class DriftSignal(Protocol):
     """What the drift reports say of a model's production version: (detected or None, largest PSI)."""
 
-    async def signal(self, model: str) -> tuple[bool | None, float]: ...
+    async def signal(self, model: str, fresh: bool = False) -> tuple[bool | None, float]: ...
 
 
 class RetrainingDesk:
@@ -51,10 +51,10 @@ class RetrainingDesk:
         self._latest: dict[str, Row] = {}
 
     async def evaluate(self, model: str) -> Row:
-        """Decide now and store it, with everything it was decided from. `UnavailableError` without the
-        store.
+        """Decide now, from figures made now, and store it with everything it was decided from.
+        `UnavailableError` without the store.
         """
-        row = await self._decide(model)
+        row = await self._decide(model, fresh=True)
         await self._keep(model, row)
         return _view(row)
 
@@ -76,14 +76,14 @@ class RetrainingDesk:
         if row["should_retrain"]:
             await self._news.tell(model, "retraining", row)
 
-    async def _decide(self, model: str) -> Row:
+    async def _decide(self, model: str, fresh: bool = False) -> Row:
         known = self._registry.model(model)
         now = self._clock.now()
         production = self._flags.current(model).production
         metric = known.retraining.metric or DEFAULT_METRIC.get(known.task)
-        current, why = await self._current(known, production, metric)
+        current, why = await self._current(known, production, metric, fresh)
         baseline, trained_at = await self._baseline(known, production, metric)
-        detected, severity = await self._drift.signal(model)
+        detected, severity = await self._drift.signal(model, fresh)
         signals = RetrainingSignals(
             now=now.timestamp(),
             last_trained_at=trained_at,
@@ -113,15 +113,25 @@ class RetrainingDesk:
             },
         }
 
-    async def _current(self, model: Model, version: str, metric: str | None) -> tuple[float | None, str]:
-        """The metric of the production version over mature labels, or why there is none."""
+    async def _current(
+        self, model: Model, version: str, metric: str | None, fresh: bool
+    ) -> tuple[float | None, str]:
+        """The metric of the production version over mature labels, with a note on it, or why there is none.
+
+        Where too few labels have come by themselves, those of reviewers stand for the rest.
+        """
         if metric is None:
             return None, f"task {model.task!r} has no metric"
-        report = await self._performance.report(model.name, version)
+        report = await self._performance.report(model.name, version, fresh=fresh)
         for one in report["versions"]:
             figure = one["metrics"].get(metric)
             if figure is None:
                 return None, f"{metric!r} is no metric of task {model.task!r}"
+            reviewed = one["reviewed"]
+            if figure["value"] is None and reviewed is not None:
+                weighted = reviewed["metrics"][metric]
+                if weighted["value"] is not None:
+                    return weighted["value"], f"{reviewed['labels']} reviewed labels, weighted by propensity"
             return figure["value"], figure["reason"]
         return None, "no prediction is mature yet"
 

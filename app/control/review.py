@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from random import SystemRandom
 from statistics import pstdev
@@ -22,15 +23,20 @@ from app.domain.prediction import split_row
 from app.domain.review import (
     STRATEGIES,
     Candidate,
-    Selection,
+    ReviewItem,
     binary_uncertainty,
     fingerprint,
     least_confidence,
+    pool,
     select,
 )
 from app.errors import ConflictError, InvalidError, NotFoundError
 
-POOL = 2000  # candidates of each kind that a draw is made from
+FREE = 20_000  # newest predictions without a label that a draw stands for
+RANKED = 1000  # of these, the most uncertain ones that it is made from,
+EVEN = 1000  # and as many of the others
+REFERENCE = 2000  # labelled rows that novelty is measured against
+PAIRS = 2000  # newest comparisons with each shadow
 LEASE_S = 900.0
 SOURCE = "review"
 
@@ -51,38 +57,51 @@ class ReviewDesk:
         unknown = [name for name in strategies if name not in STRATEGIES]
         if unknown:
             raise InvalidError(f"strategy: {unknown[0][:50]!r} is none of {', '.join(STRATEGIES)}")
-        rows, candidates = await self._pool(known, strategies)
+        rows, shares, candidates = await self._pool(known, strategies)
         mixture = {name: 1.0 / len(strategies) for name in strategies}
         selection = select(candidates, limit, self._chance, mixture)
+        items = [
+            replace(item, propensity=item.propensity * shares[item.prediction_id]) for item in selection.items
+        ]
         until = self._clock.now() + timedelta(seconds=LEASE_S)
-        items = _leased(known.name, selection, reviewer, until)
-        await self._store.put_reviews(items)
-        shown = [{**rows[item["prediction_id"]], **item} for item in items]
+        leased = _leased(known.name, items, reviewer, until)
+        # Without a random share only the best ranked could be picked: their labels stand for nothing else,
+        # and no propensity is kept that would say otherwise.
+        fair = "random" in strategies
+        await self._store.put_reviews([row if fair else {**row, "propensity": None} for row in leased])
+        shown = [{**rows[item["prediction_id"]], **item} for item in leased]
         return {"model": model, "items": shown, "pool": selection.pool, "reason": selection.reason}
 
-    async def _pool(self, model: Model, strategies: Sequence[str]) -> tuple[dict[str, Row], list[Candidate]]:
-        rows = {
-            str(row["prediction_id"]): row
-            for row in await self._store.least_confident(model.name, None, POOL)
+    async def _pool(
+        self, model: Model, strategies: Sequence[str]
+    ) -> tuple[dict[str, Row], dict[str, float], list[Candidate]]:
+        """The rows to draw from, the probability with which each came to be among them, and their scores."""
+        versions = [version.name for version in model.versions]
+        free = {
+            str(row["prediction_id"]): row for row in await self._store.unlabelled(model.name, versions, FREE)
         }
         apart = await self._disagreements(model) if "disagreement" in strategies else {}
+        furthest = sorted(apart, key=lambda key: apart[key], reverse=True)[:RANKED]
+        uncertain = {key: _uncertainty(model, row) for key, row in free.items()}
+        shares = pool(uncertain, furthest, RANKED, EVEN, self._chance)
+        rows = {str(row["prediction_id"]): row for row in await self._store.offered(list(shares))}
         novel: list[float | None] = [None] * len(rows)
         if "novelty" in strategies:
             # What has labels is what a model can be trained on: unlike that is new.
-            known = await self._store.labelled(model.name, None, None, None, POOL)
+            known = await self._store.labelled(model.name, None, None, None, REFERENCE)
             novel = await asyncio.to_thread(novelty.scores, _features(known), _features(rows.values()))
         scale = _scale(_features(rows.values()))
         candidates = [
             _candidate(model, row, apart.get(key), score, scale)
             for (key, row), score in zip(rows.items(), novel, strict=True)
         ]
-        return rows, candidates
+        return rows, shares, candidates
 
     async def _disagreements(self, model: Model) -> dict[str, float]:
         """By prediction: how far the furthest shadow's answer lies away; 1 for another class."""
         furthest: dict[str, float] = {}
         for version in model.versions:
-            for pair in await self._store.shadow_pairs(model.name, version.name, None, POOL):
+            for pair in await self._store.shadow_pairs(model.name, version.name, None, PAIRS):
                 if pair["agreement"] is None or pair["production_version"] == version.name:
                     continue
                 far = (
@@ -120,18 +139,22 @@ class ReviewDesk:
         return {"prediction_id": found, "label": label, "review_finished": done}
 
 
+def _uncertainty(model: Model, row: Mapping[str, Any]) -> float | None:
+    confidence, prediction = row["confidence"], row["prediction"]
+    if confidence is None and model.task == "binary" and isinstance(prediction, float):
+        return binary_uncertainty(prediction)
+    return least_confidence(confidence)
+
+
 def _candidate(
     model: Model, row: Mapping[str, Any], apart: float | None, novel: float | None, scale: Mapping[str, float]
 ) -> Candidate:
-    confidence, prediction = row["confidence"], row["prediction"]
-    uncertainty = least_confidence(confidence)
-    if uncertainty is None and model.task == "binary" and isinstance(prediction, float):
-        uncertainty = binary_uncertainty(prediction)
+    confidence = row["confidence"]
     # Of two classes the second best has what the best lacks: the margin follows from the confidence.
     margin = 1.0 - abs(2.0 * confidence - 1.0) if confidence is not None and model.task == "binary" else None
     features = row["features"] or {}
     alike = fingerprint(features, scale) if features else ""
-    return Candidate(str(row["prediction_id"]), uncertainty, margin, novel, apart, alike)
+    return Candidate(str(row["prediction_id"]), _uncertainty(model, row), margin, novel, apart, alike)
 
 
 def _features(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -139,7 +162,7 @@ def _features(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _scale(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Half a standard deviation of each number: rows that fall into the same cell of that size are
+    """A tenth of a standard deviation of each number: rows that fall into the same cell of that size are
     near-duplicates.
     """
     values: dict[str, list[float]] = defaultdict(list)
@@ -150,7 +173,7 @@ def _scale(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: pstdev(known) / 10 for name, known in values.items() if len(known) > 1}
 
 
-def _leased(model: str, selection: Selection, reviewer: str, until: Any) -> list[Row]:
+def _leased(model: str, items: Sequence[ReviewItem], reviewer: str, until: Any) -> list[Row]:
     return [
         {
             "prediction_id": item.prediction_id,
@@ -161,5 +184,5 @@ def _leased(model: str, selection: Selection, reviewer: str, until: Any) -> list
             "leased_until": until,
             "leased_by": reviewer,
         }
-        for item in selection.items
+        for item in items
     ]

@@ -2,7 +2,7 @@
 propensity. Constant memory.
 
 The weight says how much a row should count, so that recent data lead without older patterns being lost,
-and rows that were unlikely to be served by their version are not under-represented.
+and rows that were unlikely to be served by their version, or to be labelled, are not under-represented.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ _FIXED: tuple[tuple[str, Any], ...] = (
     ("confidence", pa.float64()),
     ("ground_truth_timestamp", pa.timestamp("us", "UTC")),
     ("propensity", pa.float64()),
+    ("review_propensity", pa.float64()),
     ("latency_ms", pa.float64()),
     ("age_days", pa.float64()),
     ("sample_weight", pa.float64()),
@@ -131,9 +132,15 @@ async def _weighted(query: TrainingQuery, store: Store, now: datetime) -> AsyncI
             for row in stored
             if until is None or (row["timestamp"] <= until and row["ground_truth_timestamp"] <= until)
         ]
+        picked = await store.review_propensities(
+            query.model.name, [str(row["prediction_id"]) for row in rows]
+        )
         for row in rows:
             age = max(0.0, (now - row["timestamp"]).total_seconds() / 86_400)
-            inverse = min(1.0 / row["propensity"], MAX_WEIGHT) if row["propensity"] > 0 else MAX_WEIGHT
+            # Of a label that only a reviewer gave: as likely as its prediction was picked for review.
+            review = row["review_propensity"] = picked.get(row["prediction_id"])
+            chance = row["propensity"] * (1.0 if review is None else review)
+            inverse = min(1.0 / chance, MAX_WEIGHT) if chance > 0 else MAX_WEIGHT
             row["age_days"] = age
             row["sample_weight"] = recency.weight(age, query.half_life_days, query.flat_days) * inverse
         yield rows

@@ -146,6 +146,37 @@ def fingerprint(features: Mapping[str, float | str | bool | None], scale: Mappin
     return "\x1f".join(cells)
 
 
+# ---- weights
+
+
+def representing(propensities: Mapping[str, float], total: float) -> dict[str, float]:
+    """The weight of each picked item: 1/propensity, scaled so that all weights add up to the `total` number
+    of items that the draws were made from (Hájek, 1971). `ValueError` for a propensity outside 0 < p <= 1.
+
+    Draws from overlapping pools would otherwise count the same items several times.
+    """
+    for key, propensity in propensities.items():
+        if not 0 < propensity <= 1:
+            raise ValueError(f"the propensity of {key} is {propensity}")
+    share = sum(1.0 / propensity for propensity in propensities.values())
+    return {key: total / (share * propensity) for key, propensity in propensities.items()}
+
+
+def pool(
+    scores: Mapping[str, float | None], certain: Iterable[str], ranked: int, even: int, chance: Random
+) -> dict[str, float]:
+    """Which items a draw is made from, each with the probability with which it came to be among them.
+
+    The `ranked` best-scored and those of `certain` (if they are known) are there with probability 1; of all
+    others `even` are drawn evenly. So a pool of bounded size still stands for everything.
+    """
+    scored = sorted(((s, key) for key, s in scores.items() if s is not None), reverse=True)
+    sure = {key for _, key in scored[:ranked]} | {key for key in certain if key in scores}
+    others = [key for key in scores if key not in sure]
+    drawn = chance.sample(others, min(even, len(others)))
+    return dict.fromkeys(sure, 1.0) | dict.fromkeys(drawn, len(drawn) / max(1, len(others)))
+
+
 # ---- selection
 
 

@@ -409,28 +409,6 @@ async def test_a_training_set_streams_every_labelled_row_once_oldest_first(store
     assert await ids(T0 + 9 * DAY, None, None) == []
 
 
-async def test_the_least_confident_are_free_and_unlabelled(store: SqlStore) -> None:
-    now = datetime.now(UTC)
-    rows = [prediction(now - HOUR, confidence=number / 10) for number in range(9)]
-    await store.load(
-        batch([*rows, prediction(now - HOUR, confidence=None)], (), [outcome_of(rows[0], 1.0, now)])
-    )
-    lease = {
-        "model": "credit",
-        "strategy": "uncertainty",
-        "score": 0.5,
-        "propensity": 0.1,
-        "leased_by": "anna",
-    }
-    await store.put_reviews([{**lease, "prediction_id": rows[1].prediction_id, "leased_until": now + HOUR}])
-    await store.put_reviews([{**lease, "prediction_id": rows[2].prediction_id, "leased_until": now - HOUR}])
-    await store.put_reviews([{**lease, "prediction_id": rows[3].prediction_id, "leased_until": now - HOUR}])
-    assert await store.finish_review(rows[3].prediction_id, "spam", "anna", now)
-    found = await store.least_confident("credit", now - 2 * HOUR, 3)
-    assert [row["prediction_id"] for row in found] == [rows[n].prediction_id for n in (2, 4, 5)]
-    assert found[0]["features"] == rows[2].features
-
-
 # ---- the recorder's book-keeping
 
 

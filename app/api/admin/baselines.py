@@ -80,7 +80,7 @@ def _metrics(text: str) -> dict[str, float]:
 # Columns of our own training-set export that are no features.
 _NO_FEATURES = frozenset(
     {"prediction_id", "model_version", "timestamp", "confidence", "ground_truth", "ground_truth_timestamp", "propensity",
-     "latency_ms", "age_days", "sample_weight", "more_features"}
+     "review_propensity", "latency_ms", "age_days", "sample_weight", "more_features"}
 )  # fmt: skip
 
 

@@ -25,9 +25,9 @@ Flags: TypeAlias = NDArray[np.bool_]
 
 CLASSES = ("0", "1", "all")
 STEPS = 256  # of the curve, in log age
-_SHORTEST_S = 1.0
+SHORTEST_S = 1.0
 MIN_FRACTION = 0.05  # a class whose labels have come to less than this says nothing yet
-_RATIOS = {  # (numerator, denominator), each as (constant, slope) in the label for rows predicted 0 and 1
+RATIOS = {  # (numerator, denominator), each as (constant, slope) in the label for rows predicted 0 and 1
     "accuracy": (((1, -1), (0, 1)), ((1, 0), (1, 0))),
     "precision": (((0, 0), (0, 1)), ((0, 0), (1, 0))),
     "recall": (((0, 0), (0, 1)), ((0, 1), (0, 1))),
@@ -41,19 +41,19 @@ class DelayCurve:
     """
 
     def __init__(self, horizon_s: float) -> None:
-        if not horizon_s > _SHORTEST_S:
-            raise ValueError(f"horizon_s must exceed {_SHORTEST_S:g} s, but is {horizon_s}")
+        if not horizon_s > SHORTEST_S:
+            raise ValueError(f"horizon_s must exceed {SHORTEST_S:g} s, but is {horizon_s}")
         self.horizon_s = horizon_s
-        self._counts = {name: np.zeros(STEPS) for name in CLASSES}
+        self._counts = {name: np.zeros(STEPS + 1) for name in CLASSES}  # the last: beyond the horizon
 
     def add(self, label: str, delays_s: Sequence[float] | Floats) -> None:
-        """Count the delays (seconds) of labels of mature predictions; those beyond the horizon are not
-        counted.
+        """Count the delays (seconds) of labels of mature predictions, also of those that came after the
+        horizon; an infinite one is no label.
         """
         delays = np.asarray(delays_s, dtype=np.float64)
-        within = delays[delays <= self.horizon_s]
-        steps = np.ceil(self._place(within)).astype(np.intp)
-        counted = np.bincount(steps, minlength=STEPS).astype(np.float64)
+        delays = delays[np.isfinite(delays)]
+        steps = np.where(delays <= self.horizon_s, np.ceil(self._place(delays)), STEPS).astype(np.intp)
+        counted = np.bincount(steps, minlength=STEPS + 1).astype(np.float64)
         self._counts["all"] = self._counts["all"] + counted
         if label != "all":
             self._counts[label] = self._counts[label] + counted
@@ -61,8 +61,8 @@ class DelayCurve:
     def _place(self, ages_s: Floats) -> Floats:
         # Step i holds delays up to shortest·(horizon/shortest)^(i/(STEPS−2)), the last those of the horizon
         # itself: many labels are settled exactly then, and must not look as if some came a little earlier.
-        scale = (STEPS - 2) / log(self.horizon_s / _SHORTEST_S)
-        place = np.log(np.maximum(ages_s, _SHORTEST_S) / _SHORTEST_S) * scale
+        scale = (STEPS - 2) / log(self.horizon_s / SHORTEST_S)
+        place = np.log(np.maximum(ages_s, SHORTEST_S) / SHORTEST_S) * scale
         return np.where(ages_s >= self.horizon_s, STEPS - 1.0, np.minimum(place, STEPS - 2.0))
 
     def labels(self, label: str) -> int:
@@ -77,7 +77,8 @@ class DelayCurve:
         total = known.sum()
         if total == 0:
             return np.zeros(len(ages_s))
-        return np.asarray(np.interp(self._place(ages_s), np.arange(STEPS), np.cumsum(known) / total))
+        come = np.cumsum(known)[:STEPS] / total
+        return np.asarray(np.interp(self._place(ages_s), np.arange(STEPS), come))
 
     def step_of(self, ages_s: Floats) -> Floats:
         """The position of each age on the grid, 0 to STEPS − 1, with fractions."""
@@ -91,7 +92,7 @@ class DelayCurve:
         total = known.sum()
         if total == 0:
             return np.zeros((STEPS, STEPS))
-        share, grid = np.cumsum(known) / total, np.arange(STEPS)
+        share, grid = np.cumsum(known)[:STEPS] / total, np.arange(STEPS)
         lower, upper = share[np.minimum.outer(grid, grid)], share[np.maximum.outer(grid, grid)]
         return np.asarray(lower * (1 - upper) / total)
 
@@ -109,7 +110,7 @@ class DelayCurve:
     def from_state(cls, state: states.State) -> Self:
         """The curve of a `state`; `ValueError` when it is none."""
         made = cls(states.number(state, "horizon_s"))
-        made._counts = {name: np.array(states.numbers(state, name, STEPS)) for name in CLASSES}
+        made._counts = {name: np.array(states.numbers(state, name, STEPS + 1)) for name in CLASSES}
         return made
 
 
@@ -138,7 +139,7 @@ def provisional(
     came = int((usable & ~np.isnan(labels)).sum())
     if not usable.any() or came < minimum:
         reason = f"{came} labels have come where the delay curve lets them be weighted, {minimum} are needed"
-        return tuple(withheld(name, reason, float(came)) for name in _RATIOS)
+        return tuple(withheld(name, reason, float(came)) for name in RATIOS)
     said, fraction, labels, ages = said[usable], fraction[usable], labels[usable], ages_s[usable]
     positive = positive[usable]
     weighed = np.where(
@@ -147,7 +148,7 @@ def provisional(
     estimate = np.where(positive, weighed, 1 - weighed)
     slope_in_fraction = np.where(positive, -1.0, 1.0) * weighed / fraction
     error = _CurveError(curve, positive, ages, coverage)
-    return tuple(_ratio(name, said, estimate, slope_in_fraction, error, float(came)) for name in _RATIOS)
+    return tuple(_ratio(name, said, estimate, slope_in_fraction, error, float(came)) for name in RATIOS)
 
 
 class _CurveError:
@@ -174,7 +175,7 @@ class _CurveError:
 def _ratio(
     name: str, said: Floats, estimate: Floats, slope: Floats, error: _CurveError, labels: float
 ) -> Figure:
-    above, below = _RATIOS[name]
+    above, below = RATIOS[name]
     ones = said == 1
     numerator = np.where(ones, above[1][0] + above[1][1] * estimate, above[0][0] + above[0][1] * estimate)
     denominator = np.where(ones, below[1][0] + below[1][1] * estimate, below[0][0] + below[0][1] * estimate)

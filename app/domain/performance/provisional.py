@@ -16,7 +16,7 @@ import numpy as np
 from app.domain.outcome import GroundTruth, as_binary
 from app.domain.performance.binary import BinaryTally
 from app.domain.performance.calibrated import METRICS, Scorecard, Standing, calibrate, expected
-from app.domain.performance.delay import DelayCurve, provisional
+from app.domain.performance.delay import RATIOS, SHORTEST_S, DelayCurve, provisional
 from app.domain.performance.figure import Figure, withheld
 from app.domain.performance.row import Answer, Labelled, binary_answer
 from app.domain.performance.scores import ScoreCells
@@ -27,13 +27,15 @@ MIN_COHORT = 100  # rows
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A mature prediction with its outcome. Times in seconds; `delay_s` from prediction to outcome."""
+    """A mature prediction with its outcome. Times in seconds; `delay_s` from the prediction to when its
+    label had come here, None where that was not looked up.
+    """
 
     prediction: Answer | None
     confidence: float | None
     ground_truth: GroundTruth
     predicted_at: float
-    delay_s: float
+    delay_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def report(
         rows=len(young),
         labels=sum(row.ground_truth is not None for row in young),
         by_delay=_by_delay(settled, young, horizon_s, coverage),
-        by_confidence=card.pass_on(_by_confidence(settled, young)),
+        by_confidence=card.pass_on(_by_confidence(_tally(settled).scores, young)),
         standing={name: card.standing(name) for name in METRICS},
     )
 
@@ -78,9 +80,13 @@ def tried_on_the_past(settled: Sequence[Settled], cohorts: int = COHORTS) -> Sco
     card = Scorecard()
     ordered = sorted(settled, key=lambda row: row.predicted_at)
     size = max(MIN_COHORT, -(-len(ordered) // cohorts))
-    for start in range(size, len(ordered) - MIN_COHORT + 1, size):
+    learned = ScoreCells()
+    for start in range(0, len(ordered) - MIN_COHORT + 1, size):
         cohort = ordered[start : start + size]
-        card.settle(_by_confidence(ordered[:start], cohort), _tally(cohort).figures())
+        tally = _tally(cohort)
+        if start:
+            card.settle(_by_confidence(learned, cohort), tally.figures())
+        learned.merge(tally.scores)
     return card
 
 
@@ -90,10 +96,8 @@ def _tally(rows: Sequence[Settled]) -> BinaryTally:
     return made
 
 
-def _by_confidence(
-    settled: Sequence[Settled], rows: Sequence[Settled] | Sequence[Young]
-) -> tuple[Figure, ...]:
-    calibration = calibrate(_tally(settled).scores)
+def _by_confidence(learned: ScoreCells, rows: Sequence[Settled] | Sequence[Young]) -> tuple[Figure, ...]:
+    calibration = calibrate(learned)
     if calibration is None:
         return tuple(withheld(name, "no mature labels with a probability") for name in METRICS)
     answers = [answer for row in rows if (answer := binary_answer(row.prediction, row.confidence))]
@@ -108,11 +112,13 @@ def _by_confidence(
 def _by_delay(
     settled: Sequence[Settled], young: Sequence[Young], horizon_s: float, coverage: float
 ) -> tuple[Figure, ...]:
+    if horizon_s <= SHORTEST_S:
+        return tuple(withheld(name, "labels are mature at once") for name in RATIOS)
     curve = DelayCurve(horizon_s)
     delays: dict[int, list[float]] = {0: [], 1: []}
     for row in settled:
         label = as_binary(row.ground_truth)
-        if label is not None:
+        if label is not None and row.delay_s is not None:
             delays[label].append(row.delay_s)
     for label, known in delays.items():
         curve.add(str(label), known)

@@ -129,7 +129,7 @@ def test_labels_of_other_tasks_are_weighted_by_the_common_curve() -> None:
     weights = inverse_weights(made, np.array([60.0, 5 * DAY, HORIZON]))
     assert weights[0] == 0.0
     assert weights[1] == pytest.approx(1 / (1 - np.exp(-1)), rel=0.03)
-    assert weights[2] == 1.0
+    assert weights[2] == pytest.approx(1 / (1 - np.exp(-6)), rel=0.001)  # some come only later
     assert made.labels("1") == 0
 
 

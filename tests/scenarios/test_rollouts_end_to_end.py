@@ -1,0 +1,282 @@
+"""Rollouts as an operator starts them, over HTTP with real processes: good ones go up, bad ones come down, and a shared
+incident is nobody's fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from app.domain.evidence.engine import Tally
+from app.domain.rollout import Event, Evidence, Health, Rollout, State, replay, start, verdict_on
+from app.domain.routing import bucket
+from benchmarks.detection.bound import error_bound
+from tests.client import load, post
+from tests.ruled import RuledServers, Said, failing, failing_evenly, taking
+from tests.system import RunningGateway, free_port, running_gateway
+
+DWELL_LONG_S = 3600.0
+NO_CONTROL = {"control": {"sample": 0.0}}
+STICKY = {
+    "routing_key": {"header": "X-User-Id"},
+    "canary": {"fallback": "none", **NO_CONTROL},
+    "guard": {"mode": "off"},
+}
+SHORT = {"timeout_s": 1.0}
+
+
+def models(urls: dict[str, str]) -> dict[str, Any]:
+    """One model for each story."""
+    stories: dict[str, dict[str, Any]] = {
+        "incident": {},
+        "errors": {"canary": NO_CONTROL},
+        "slow": {"canary": NO_CONTROL},
+        "good": {"canary": {"control": {"max_share": 1.0}, "watch_s": DWELL_LONG_S}},
+        "by-request": {**STICKY, "evidence": {"unit": "request"}},
+        "by-key": {**STICKY, "evidence": {"unit": "key"}},
+        "labelled": {
+            "task": "binary",
+            "shadow": {"timeout_s": 1.0},
+            "labels": {"horizon_s": 1.0, "min_coverage": 0.1},
+        },
+    }
+    return {
+        name: {
+            "match": {"path_prefix": f"/{name}"},
+            "protocol": "json",
+            "production": "v1",
+            "versions": {version: {"url": url, **SHORT} for version, url in urls.items()},
+            **story,
+        }
+        for name, story in stories.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[RuledServers]:
+    with RuledServers() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gateway(servers: RuledServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    directory = tmp_path_factory.mktemp("rollouts")
+    with running_gateway(directory, models(servers.urls), port=free_port()) as running:
+        yield running
+
+
+class Driven:
+    """One model's rollout under traffic."""
+
+    def __init__(self, gateway: RunningGateway, model: str) -> None:
+        self.gateway = gateway
+        self.model = model
+        self.id = ""
+        self.sent = 0
+        self.ids: list[str] = []
+        self.answers: set[tuple[int, str]] = set()  # status and role
+
+    def begin(self, **body: Any) -> Any:
+        asked = {"candidate": "v2", "reason": "test", **body}
+        reply = self.gateway.admin("POST", f"/admin/models/{self.model}/rollouts", asked)
+        assert reply.status_code == 201, reply.text
+        self.id = reply.json()["id"]
+        return reply.json()
+
+    async def rollout(self) -> Any:
+        path = f"/admin/models/{self.model}/rollouts/{self.id}"
+        head = f"GET {path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {self.gateway.token}\r\n\r\n"
+        (answer,) = await load(self.gateway.port, [head.encode()], connections=1)
+        assert answer.status == 200, answer
+        return json.loads(answer.body)
+
+    async def until(
+        self, holds: Callable[[Any], bool], *, rate: int, most: int, keys: Callable[[int], str] = str
+    ) -> Any:
+        """Requests at this rate a second until the rollout is as wanted, or so many are sent; the rollout as it then is."""
+        loop = asyncio.get_running_loop()
+        begun, first = loop.time(), self.sent
+        row = await self.rollout()
+        while not holds(row) and self.sent - first < most:
+            await asyncio.sleep(max(0.0, begun + (self.sent - first) / rate - loop.time()))
+            await self.send(rate // 3, keys)
+            row = await self.rollout()
+        return row
+
+    async def send(self, count: int, keys: Callable[[int], str] = str) -> None:
+        numbers = range(self.sent, self.sent + count)
+        self.sent += count
+        body = b'{"features": {"x": 1.0}}'
+        requests = [post(f"/{self.model}/predict", body, X_User_Id=keys(n)) for n in numbers]
+        answers = await load(self.gateway.port, requests, connections=6)
+        self.ids += [answer.headers["x-prediction-id"] for answer in answers]
+        self.answers |= {(answer.status, answer.headers["x-model-role"]) for answer in answers}
+
+
+def kinds(row: Any) -> list[str]:
+    return [event["kind"] for event in row["events"] if event["kind"] != "verdict"]
+
+
+async def test_an_incident_that_both_versions_share_does_not_stop_a_ramp(
+    gateway: RunningGateway, servers: RuledServers
+) -> None:
+    servers.rules["v1", "incident"] = failing(0.06, seed=1)
+    servers.rules["v2", "incident"] = failing(0.06, seed=2)
+    driven = Driven(gateway, "incident")
+    await asyncio.to_thread(driven.begin, stages=[10, 25, 50, 100], dwell_s=1.0, min_requests=25)
+    row = await driven.until(lambda row: row["state"] in ("promoted", "rolled_back"), rate=160, most=3000)
+    assert kinds(row) == ["advance", "advance", "advance", "advance", "promote"]
+    assert row["evidence"]["counts"]["candidate_errors"] > 0
+    assert gateway.get("/admin/models/incident/flags")["production"] == "v2"
+
+
+async def test_five_percent_errors_against_half_a_percent_are_out_within_twice_the_bound_and_the_events_say_why(
+    gateway: RunningGateway, servers: RuledServers
+) -> None:
+    servers.rules["v1", "errors"] = failing_evenly(200)
+    servers.rules["v2", "errors"] = failing_evenly(20)
+    driven = Driven(gateway, "errors")
+    begun = await asyncio.to_thread(driven.begin, stages=[30, 100], dwell_s=DWELL_LONG_S, min_requests=25)
+    row = await driven.until(lambda row: row["state"] == "rolled_back", rate=160, most=3000)
+    assert kinds(row) == ["advance", "rollback"]
+    bound = error_bound(0.005, 0.05, 0.3, 1e-4)  # in requests of the candidate
+    assert row["evidence"]["counts"]["candidate_requests"] <= 2.0 * bound
+    assert (500, "canary") not in driven.answers  # production answered what the candidate could not
+    assert (200, "fallback") in driven.answers
+    _decided_again(begun, row)
+
+
+def _decided_again(begun: Any, row: Any) -> None:
+    """From what the API shows alone: the sum of the bets, the verdict, and the state after each event."""
+    events = [
+        Event(datetime.fromisoformat(one["at"]).timestamp(), one["kind"], one["reason"], one["figures"])
+        for one in row["events"]
+    ]
+    last = events[-1].figures
+    names = [name.removeprefix("log_e.") for name in last if name.startswith("log_e.")]
+    total = sum(last[f"part.{name}"] * math.exp(last[f"log_e.{name}"]) for name in names)
+    assert math.log(total) == pytest.approx(last["log_e"], abs=1e-9)
+    assert sum(last[f"part.{name}"] for name in names) == pytest.approx(1.0)
+    assert last["log_e"] >= last["threshold"] == pytest.approx(math.log(1e4))
+    given = {one.name: begun[one.name] for one in fields(Rollout) if one.name in begun}
+    times = {name: _seconds(given[name]) for name in ("started_at", "stage_entered_at")}
+    rollout = start(
+        **{
+            name: given[name]
+            for name in ("id", "model", "candidate", "production", "stages", "salt", "guard_mode")
+        },
+        **{name: given[name] for name in ("dwell_s", "min_requests", "watch_s", "stale_s", "min_labels")},
+        now=times["started_at"],
+    )
+    before = replay(rollout, events[:-1])
+    verdict = verdict_on(before, Evidence.from_figures(last), events[-1].at)
+    assert (verdict.health, verdict.rollback, verdict.reason) == (Health.DEGRADED, True, events[-1].reason)
+    after = replay(rollout, events)
+    assert after.state is State.ROLLED_BACK
+    assert (str(after.state), after.stage_index) == (row["state"], row["stage_index"])
+    assert set(row["evidence"]["counts"]) == {one.name for one in fields(Tally)}
+    msgspec.json.encode(row)
+
+
+def _seconds(at: str) -> float:
+    return datetime.fromisoformat(at).timestamp()
+
+
+async def test_a_candidate_that_takes_a_fifth_longer_is_found(
+    gateway: RunningGateway, servers: RuledServers
+) -> None:
+    servers.rules["v1", "slow"] = taking(0.030, 0.1, seed=3)
+    servers.rules["v2", "slow"] = taking(0.036, 0.1, seed=4)
+    driven = Driven(gateway, "slow")
+    await asyncio.to_thread(driven.begin, stages=[30, 100], dwell_s=DWELL_LONG_S, min_requests=25)
+    row = await driven.until(lambda row: row["state"] == "rolled_back", rate=160, most=4000)
+    assert kinds(row) == ["advance", "rollback"]
+    assert row["evidence"]["decisive_metric"] == "latency"
+
+
+async def test_a_good_canary_goes_all_the_way_and_one_that_turns_bad_while_it_is_watched_comes_back(
+    gateway: RunningGateway, servers: RuledServers
+) -> None:
+    driven = Driven(gateway, "good")
+    await asyncio.to_thread(driven.begin, stages=[5, 25, 100], dwell_s=1.0, min_requests=10)
+    row = await driven.until(lambda row: row["state"] in ("promoted", "rolled_back"), rate=160, most=3000)
+    assert kinds(row) == ["advance", "advance", "advance", "promote"]
+    percents = [event["figures"]["percent"] for event in row["events"] if event["kind"] != "verdict"]
+    assert percents == [0.0, 5.0, 25.0, 100.0]
+    for event in row["events"]:
+        if event["kind"] in ("advance", "promote") and event["figures"]["percent"] > 0.0:
+            assert event["figures"]["elapsed_s"] >= 1.0
+            assert event["figures"]["requests_in_stage"] >= 10
+    flags = gateway.get("/admin/models/good/flags")
+    assert (flags["production"], flags["shadow_versions"]) == ("v2", ["v1"])
+    refused = gateway.admin("POST", "/admin/models/good/rollouts", {"candidate": "v1"})
+    assert refused.status_code == 409
+    assert "`advance` ends the watch" in refused.text
+    servers.rules["v2", "good"] = failing(0.5, seed=5)
+    row = await driven.until(lambda row: row["state"] == "rolled_back", rate=80, most=1500)
+    assert row["state"] == "rolled_back"
+    assert row["evidence"]["decisive_metric"] == "paired_errors"
+    flags = gateway.get("/admin/models/good/flags")
+    assert (flags["production"], flags["shadow_versions"], flags["rollout_id"]) == ("v1", [], "")
+
+
+def zipf_keys(salt: str, seed: int, failing_keys: set[str]) -> Callable[[int], str]:
+    """A hundred users by Zipf(1.1), the third of whom has the candidate by chance and always fails, with three others."""
+    users = [f"user-{n}" for n in range(400)]
+    canaries = [u for u in users if bucket(u, salt) < 3000]
+    others = [u for u in users if bucket(u, salt) >= 3000]
+    ranked = [others[0], others[1], canaries[0], *others[2:68], *canaries[1:32]]
+    failing_keys |= {ranked[2], ranked[30], ranked[60], ranked[90]}
+    weights = [1.0 / (rank + 1) ** 1.1 for rank in range(len(ranked))]
+    chosen = random.Random(seed).choices(ranked, weights, k=20_000)
+    return lambda n: chosen[n]
+
+
+@pytest.mark.parametrize(("model", "blamed"), [("by-request", True), ("by-key", False)])
+async def test_a_popular_key_that_always_fails_is_blamed_on_identical_versions_by_request_votes_and_not_by_key_votes(
+    gateway: RunningGateway, servers: RuledServers, model: str, blamed: bool
+) -> None:
+    bad: set[str] = set()
+
+    def by_key(headers: dict[str, str], _body: Any) -> Said:
+        return Said(500 if headers["x-user-id"] in bad else 200)
+
+    servers.rules["v1", model] = servers.rules["v2", model] = by_key
+    driven = Driven(gateway, model)
+    begun = await asyncio.to_thread(driven.begin, stages=[30, 100], dwell_s=DWELL_LONG_S, min_requests=25)
+    keys = zipf_keys(begun["salt"], 6, bad)
+    row = await driven.until(lambda row: row["state"] == "rolled_back", rate=160, most=900, keys=keys)
+    assert (row["state"] == "rolled_back") == blamed
+    if not blamed:
+        assert row["evidence"]["counts"]["candidate_requests"] <= 2 * 32 * 2  # a vote a key and minute
+        assert row["evidence"]["log_e"] < math.log(100.0)
+
+
+async def test_a_less_accurate_candidate_is_found_in_its_shadow_by_labels_and_answers_nobody(
+    gateway: RunningGateway, servers: RuledServers
+) -> None:
+    servers.rules["v1", "labelled"] = lambda _headers, _body: Said(prediction=0.9)
+    servers.rules["v2", "labelled"] = lambda _headers, _body: Said(prediction=0.1)
+    driven = Driven(gateway, "labelled")
+    await asyncio.to_thread(driven.begin, shadow_dwell_s=DWELL_LONG_S)
+    await driven.until(lambda row: row["state"] == "shadowing", rate=6, most=40)
+    await driven.send(60)
+    outcomes = [{"prediction_id": one, "ground_truth": 1} for one in driven.ids]
+    reply = await asyncio.to_thread(gateway.admin, "POST", "/feedback", {"outcomes": outcomes})
+    assert reply.status_code == 202, reply.text
+    row = await driven.until(lambda row: row["state"] == "rolled_back", rate=6, most=160)
+    assert (row["state"], row["evidence"]["decisive_metric"]) == ("rolled_back", "paired_labels")
+    assert row["evidence"]["requests"] == 0
+    assert kinds(row) == ["shadow", "rollback"]
+    shown = gateway.get("/admin/models/labelled/shadow?version=v2")
+    assert (shown["labelled"]["production"]["accuracy"]["value"], shown["labelled"]["n"] >= 30) == (1.0, True)
+    json.dumps(shown)

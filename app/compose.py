@@ -19,6 +19,8 @@ import structlog
 import uvicorn
 
 from app.adapters.local import LocalDistribution, LocalLease
+from app.adapters.mlflow_registry import MlflowRegistry
+from app.adapters.otlp import Otlp
 from app.adapters.redis_evidence import RedisEvidence
 from app.adapters.redis_flags import RedisDistribution
 from app.adapters.redis_lease import RedisLease
@@ -27,6 +29,7 @@ from app.adapters.webhook import Webhook
 from app.api.app import create_app
 from app.api.auth import Authenticator
 from app.api.services import Services
+from app.control.aliases import Aliases
 from app.control.clock import Clock, SystemClock
 from app.control.controller import Controller
 from app.control.dependencies import Check, Dependencies
@@ -40,9 +43,10 @@ from app.control.outcomes import OutcomeIntake
 from app.control.ports import Store
 from app.control.recorder import Recorder
 from app.control.registry import Registry
+from app.control.spans import Spans
 from app.control.specification import ControlSpec
 from app.control.statistics import WorkerTotals
-from app.domain.policy import AuthPolicy
+from app.domain.policy import AuthPolicy, RegistryPolicy
 from app.errors import GatewayError
 from app.journal.reader import Journal
 from app.journal.writer import Writer
@@ -135,12 +139,16 @@ class _Control:
         self.monitor = Monitor(
             registry, self.flags, store, self.outcomes, clock, lambda: self.controller.leads, news
         )
+        self.otlp, self.spans = _spans(spec)
+        self.mlflow, self.moves, self.aliases = self._followed(spec.registry, clock)
         self.recorder = Recorder(
             Journal(Path(spec.journal.directory)),
             store,
             lambda: {model.name: model for model in registry.models()},
             clock,
             spec.host,
+            spec.privacy_secret,
+            self.spans.heed if self.spans is not None else None,
         )
         checks: dict[str, Check] = {"store": store.ping}
         if isinstance(self.distribution, RedisDistribution):
@@ -164,9 +172,32 @@ class _Control:
                 self.dependencies.series,
                 self._journal_series,
                 self._distribution_series,
+                *((self.spans.series,) if self.spans is not None else ()),
+                *((self.aliases.series,) if self.aliases is not None else ()),
             ),
         )
         self.application = create_app(services)
+
+    def _followed(
+        self, policy: RegistryPolicy, clock: Clock
+    ) -> tuple[MlflowRegistry | None, Outbox | None, Aliases | None]:
+        """The model registry, with an outbox of its own: a dead one holds up no webhook."""
+        if policy.mlflow_uri is None:
+            return None, None, None
+        mlflow = MlflowRegistry(policy.mlflow_uri, policy.mlflow_token, policy.timeout_s)
+        directory = Path(self.spec.data_dir) / "outbox-registry"
+        moves = Outbox(directory, mlflow.post, clock, f"/model-gateway/{self.spec.host}")
+        aliases = Aliases(
+            policy.mlflow_uri,
+            policy.poll_s,
+            mlflow,
+            moves,
+            self.registry,
+            self.flags,
+            clock,
+            lambda: self.controller.leads,
+        )
+        return mlflow, moves, aliases
 
     def _journal_series(self) -> Iterator[Series]:
         """This process's own part of the journal: the outcomes."""
@@ -187,6 +218,9 @@ class _Control:
         control = cls(spec, store, SystemClock())
         stack.push_async_callback(control.distribution.close)
         stack.push_async_callback(control.webhook.close)
+        for client in (control.otlp, control.mlflow):
+            if client is not None:
+                stack.push_async_callback(client.close)
         stack.callback(control.writer.close)
         await control.flags.start()
         await control.controller.start()
@@ -204,6 +238,11 @@ class _Control:
             yield "evidence", self.evidence.run()
         if "recorder" in self.spec.roles:
             yield "recorder", self.recorder.run()
+        if self.spans is not None:
+            yield "spans", self.spans.run()
+        if self.moves is not None and self.aliases is not None:
+            yield "registry-moves", self.moves.run()
+            yield "registry", self.aliases.run()
         if "controller" in self.spec.roles:
             yield "controller", self.controller.run()
             yield "monitor", self.monitor.run()
@@ -215,6 +254,15 @@ class _Control:
                 async with asyncio.timeout(STOP_S / 2):
                     while await self.recorder.step():
                         pass
+
+
+def _spans(spec: ControlSpec) -> tuple[Otlp | None, Spans | None]:
+    """What exports spans, when that is configured."""
+    policy = spec.telemetry
+    if policy.otlp_endpoint is None:
+        return None, None
+    otlp = Otlp(policy.otlp_endpoint, policy.headers, spec.host)
+    return otlp, Spans(otlp.export)
 
 
 async def _forever(name: str, work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:

@@ -74,6 +74,7 @@ def serve(settings: Settings, roles: frozenset[str], again: Callable[[], Setting
     journal = replace(config.journal(settings), directory=str(directory / "journal"))
     auth = with_first_token(config.auth(settings), directory)
     models = config.models(settings)
+    telemetry = config.telemetry(settings)
     _check_certificates(server, models)
     sockets = {
         "api_socket": str(runtime / "api.sock"),
@@ -94,6 +95,9 @@ def serve(settings: Settings, roles: frozenset[str], again: Callable[[], Setting
             data_dir=str(directory),
             store_url=_store_url(settings.store.url),
             flags_url=settings.flags.url,
+            registry=config.registry(settings),
+            telemetry=telemetry,
+            privacy_secret=secret,
             **sockets,
         )
         children.append(Child("control", "control", control))
@@ -120,6 +124,7 @@ def serve(settings: Settings, roles: frozenset[str], again: Callable[[], Setting
                 listen=listener.fileno(),
                 privacy_secret=secret,
                 listen_admin=admin[number].fileno() if admin else None,
+                tracing=telemetry.sample if telemetry.otlp_endpoint is not None else -1.0,
                 **sockets,
             )
             inherited = tuple(one.fileno() for one in (listener, *admin[number : number + 1]))

@@ -16,10 +16,21 @@ from app.config import consistency, document, environment, faults
 from app.config.document import Document, DocumentError, Keys, Tree
 from app.config.environment import Client
 from app.config.schema import Settings
-from app.config.values import auth, journal, models, server
+from app.config.values import auth, journal, models, registry, server, telemetry
 from app.errors import ConfigurationError
 
-__all__ = ["Client", "Settings", "auth", "client", "journal", "load", "models", "server"]
+__all__ = [
+    "Client",
+    "Settings",
+    "auth",
+    "client",
+    "journal",
+    "load",
+    "models",
+    "registry",
+    "server",
+    "telemetry",
+]
 
 
 def load(

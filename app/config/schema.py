@@ -503,6 +503,17 @@ class UpstreamTlsSection(Section):
     )
 
 
+class ModelRegistrySection(Section):
+    name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=255,
+        pattern=r"^[^/:]+$",
+        description="MLflow's registered model. `champion` follows production; the newest `challenger` becomes a version.",
+    )
+    shadow: bool = Field(default=False, description="A new challenger becomes a shadow at once.")
+
+
 class ModelSection(Section):
     match: MatchSection = Field(default_factory=MatchSection, description="Which requests are this model's.")
     protocol: Literal["json", "oip", "tfserving", "mlflow", "openai", "opaque"] = Field(
@@ -534,9 +545,37 @@ class ModelSection(Section):
     privacy: PrivacySection = Field(
         default_factory=PrivacySection, description="What is stored, and for how long."
     )
+    registry: ModelRegistrySection = Field(
+        default_factory=ModelRegistrySection, description="What the model is called in `registry`."
+    )
     tls: UpstreamTlsSection = Field(
         default_factory=UpstreamTlsSection,
         description="Towards versions with https URLs, those registered later too.",
+    )
+
+
+class RegistrySection(Section):
+    mlflow_uri: Annotated[str, AfterValidator(_webhook_url)] | None = Field(
+        default=None, description="An MLflow tracking server, such as http://mlflow:5000; null: none."
+    )
+    mlflow_token: str | None = Field(
+        default=None, min_length=1, repr=False, description="Sent to it as `Authorization: Bearer`."
+    )
+    poll_s: Timeout = Field(default=30.0, description="How often it is asked for new challengers.")
+    timeout_s: Timeout = Field(default=5.0, description="Deadline of a call.")
+
+
+class TelemetrySection(Section):
+    otlp_endpoint: Annotated[str, AfterValidator(_webhook_url)] | None = Field(
+        default=None,
+        description="An OpenTelemetry collector's HTTP address, such as http://otel:4318; null: no spans.",
+    )
+    headers: dict[FieldName, str] = Field(
+        default={}, repr=False, description="Sent with each export, for a collector that wants a key."
+    )
+    sample: Share = Field(
+        default=1.0,
+        description="Share of the traces begun here that are kept; a caller's own decision is followed.",
     )
 
 
@@ -555,6 +594,12 @@ class Settings(Section):
     flags: FlagsSection = Field(default_factory=FlagsSection, description="How flags travel between hosts.")
     journal: Journal = Field(default_factory=Journal, description="The append-only log on local disk.")
     auth: Auth = Field(default_factory=Auth, description="Who may use the API.")
+    registry: RegistrySection = Field(
+        default_factory=RegistrySection, description="A model registry that follows promotions."
+    )
+    telemetry: TelemetrySection = Field(
+        default_factory=TelemetrySection, description="Spans for OpenTelemetry."
+    )
     models: dict[Name, ModelSection] = Field(default={}, description="What is served, by name.")
 
     @model_validator(mode="after")

@@ -14,13 +14,22 @@ from app.domain.model import (
     Match,
     Model,
     Privacy,
+    Registered,
     Retraining,
     RoutingKey,
     Shadow,
     UpstreamTls,
     Version,
 )
-from app.domain.policy import AuthPolicy, JournalPolicy, ServerPolicy, ServerTls, Token
+from app.domain.policy import (
+    AuthPolicy,
+    JournalPolicy,
+    RegistryPolicy,
+    ServerPolicy,
+    ServerTls,
+    TelemetryPolicy,
+    Token,
+)
 
 
 def models(settings: Settings) -> tuple[Model, ...]:
@@ -51,6 +60,17 @@ def auth(settings: Settings) -> AuthPolicy:
     )
 
 
+def registry(settings: Settings) -> RegistryPolicy:
+    """For whoever follows MLflow's registry."""
+    return RegistryPolicy(**dict(settings.registry))
+
+
+def telemetry(settings: Settings) -> TelemetryPolicy:
+    """For the workers, which begin traces, and the control process, which exports them."""
+    section = settings.telemetry
+    return TelemetryPolicy(section.otlp_endpoint, tuple(sorted(section.headers.items())), section.sample)
+
+
 def _model(name: str, model: ModelSection) -> Model:
     match, canary, shadow = model.match, dict(model.canary), dict(model.shadow)
     canary["control"] = ControlMirror(**dict(model.canary.control))
@@ -77,6 +97,7 @@ def _model(name: str, model: ModelSection) -> Model:
         retraining=Retraining(**dict(model.retraining)),
         privacy=Privacy(**dict(model.privacy)),
         tls=UpstreamTls(**dict(model.tls)),
+        registry=Registered(**dict(model.registry)),
     )
 
 

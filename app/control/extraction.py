@@ -34,8 +34,10 @@ class Remembered:
 class Extractor:
     """One for the recorder. `models` gives the current models; a record of a model that is gone keeps latency and status."""
 
-    def __init__(self, models: Callable[[], Mapping[str, Model]]) -> None:
+    def __init__(self, models: Callable[[], Mapping[str, Model]], secret: bytes = b"") -> None:
+        """`secret` keys the hashes of what was written before `privacy: hash` was configured."""
         self._models = models
+        self._secret = secret
         self._readers: dict[str, tuple[Model, Reader]] = {}
         self._recent: OrderedDict[bytes, Remembered] = OrderedDict()
 
@@ -60,7 +62,7 @@ class Extractor:
                 record.request_size > len(record.request_body),
                 record.response_size > len(record.response_body),
                 None,
-                _redacted(model),
+                _redacted(record, model),
             )
         )
         facts: dict[str, Any] = dict(extraction.facts)
@@ -129,7 +131,7 @@ class Extractor:
                     response_header_length=_known(record.response_inference_length),
                     response_truncated=record.response_size > len(record.response_body),
                     expected_rows=len(remembered.rows) if remembered is not None else None,
-                    redacted=_redacted(model),
+                    redacted=_redacted(record, model),
                 )
             )
             rows = tuple((_scalar(row.prediction), row.confidence) for row in extraction.rows) or rows
@@ -181,7 +183,7 @@ class Extractor:
             return None, _OPAQUE
         held = self._readers.get(name)
         if held is None or held[0] is not model:
-            redaction = Redaction(model.privacy.drop, model.privacy.hash)
+            redaction = Redaction(model.privacy.drop, model.privacy.hash, self._secret)
             reader = build_reader(model.protocol, dict(model.extract), model.task, redaction)  # type: ignore[arg-type]
             held = self._readers[name] = (model, reader)
         return held
@@ -226,5 +228,10 @@ def _known(length: int) -> int | None:
     return length if length >= 0 else None
 
 
-def _redacted(model: Model | None) -> bool:
+def _redacted(record: PredictionRecord | ShadowRecord, model: Model | None) -> bool:
+    """Whether privacy was applied when the record was written, whatever the configuration says now. A record from before that
+    was noted is judged by the configuration.
+    """
+    if record.redacted is not None:
+        return record.redacted
     return model is not None and bool(model.privacy.drop or model.privacy.hash)

@@ -80,11 +80,15 @@ class Recorder:
         models: Callable[[], Mapping[str, Model]],
         clock: Clock,
         host: str,
+        secret: bytes = b"",
+        heed: Callable[[Record], None] | None = None,
     ) -> None:
+        """`secret` keys the hashes of `privacy`; `heed` is told of each record that is taken in, and must not block."""
+        self._heed = heed
         self._store = store
         self._models = models
         self._clock = clock
-        self._extractor = Extractor(models)
+        self._extractor = Extractor(models, secret)
         self._tail = Tail(journal, store)
         self._accounts = Accounts(journal, store, self._tail, host)
         self._taken: deque[Taken] = deque()
@@ -162,6 +166,8 @@ class Recorder:
         return taken
 
     def _extract(self, item: Item) -> None:
+        if self._heed is not None and item.record is not None:
+            self._heed(item.record)
         try:
             match item.record:
                 case PredictionRecord() as record:

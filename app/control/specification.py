@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.domain.model import Model
-from app.domain.policy import AuthPolicy, JournalPolicy, ServerPolicy
+from app.domain.policy import AuthPolicy, JournalPolicy, RegistryPolicy, ServerPolicy, TelemetryPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +24,6 @@ class ControlSpec:
     api_socket: str
     link_socket: str
     last_known: str
+    registry: RegistryPolicy = field(default_factory=RegistryPolicy)
+    telemetry: TelemetryPolicy = field(default_factory=TelemetryPolicy)
+    privacy_secret: bytes = b""

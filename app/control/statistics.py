@@ -37,6 +37,11 @@ CATALOGUE: dict[str, Metric] = {
         ("model", "version", "role"),
         "Request head complete to last byte of the version's answer.",
     ),
+    "gateway_first_byte_seconds": Metric(
+        "histogram",
+        ("model", "version", "role"),
+        "Streamed answers: request sent to the first byte of the answer's body.",
+    ),
     "gateway_overhead_seconds": Metric(
         "histogram", ("model",), "Time a request spent in the gateway itself."
     ),
@@ -100,6 +105,14 @@ CATALOGUE: dict[str, Metric] = {
     ),
     "gateway_retraining_decision": Metric(
         "gauge", ("model", "urgency"), "1 for the urgency of a retraining that is called for."
+    ),
+    "gateway_spans_total": Metric(
+        "counter", ("result",), "Spans for OpenTelemetry: exported, or dropped while no collector took them."
+    ),
+    "gateway_registry_changes_total": Metric(
+        "counter",
+        ("result",),
+        "Alias changes for the model registry: delivered, refused, failed (and tried again), given_up, dropped.",
     ),
     "gateway_metrics_refused_total": Metric(
         "counter", (), "Series left out of this exposition: unknown, or too many."

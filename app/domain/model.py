@@ -124,6 +124,14 @@ class UpstreamTls:
 
 
 @dataclass(frozen=True, slots=True)
+class Registered:
+    """What a model is called in the model registry."""
+
+    name: str | None = None
+    shadow: bool = False  # a new challenger becomes a shadow at once
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     name: str
     production: str  # the file's production version; the flags may name another later
@@ -142,6 +150,7 @@ class Model:
     retraining: Retraining = field(default_factory=Retraining)
     privacy: Privacy = field(default_factory=Privacy)
     tls: UpstreamTls = field(default_factory=UpstreamTls)
+    registry: Registered = field(default_factory=Registered)
 
     def version(self, name: str) -> Version | None:
         """The version of that name, or None."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +51,22 @@ class Token:
 @dataclass(frozen=True, slots=True)
 class AuthPolicy:
     tokens: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryPolicy:
+    """An MLflow tracking server whose aliases follow production and bring challengers."""
+
+    mlflow_uri: str | None = None  # None: no registry
+    mlflow_token: str | None = field(default=None, repr=False)
+    poll_s: float = 30.0
+    timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetryPolicy:
+    """Where spans go (OTLP over HTTP, JSON)."""
+
+    otlp_endpoint: str | None = None  # None: no spans
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    sample: float = 1.0  # of traces begun here

@@ -43,7 +43,10 @@ class PredictionRecord(msgspec.Struct, frozen=True, array_like=True, tag="p"):
     request_inference_length: int = -1  # Inference-Header-Content-Length of the Open Inference Protocol
     response_inference_length: int = -1
     propensity: float = 1.0  # probability with which this version was assigned
-    first_byte_us: int = -1
+    first_byte_us: int = -1  # of a streamed answer: of its body
+    redacted: bool | None = None  # privacy was applied to the bodies; None: written before that was noted
+    traceparent: str = ""  # as sent upstream (W3C Trace Context); only while spans are exported
+    parent_span: str = ""  # 16 hex digits of the caller's span; "" when the trace began here
 
 
 class ShadowRecord(msgspec.Struct, frozen=True, array_like=True, tag="s"):
@@ -62,6 +65,9 @@ class ShadowRecord(msgspec.Struct, frozen=True, array_like=True, tag="s"):
     response_body: bytes
     error: str = ""  # timeout, unreachable, protocol, …
     response_inference_length: int = -1
+    redacted: bool | None = None  # as in PredictionRecord
+    traceparent: str = ""  # of the copy's own span
+    parent_span: str = ""  # the span of the request that was copied
 
 
 class OutcomeRecord(msgspec.Struct, frozen=True, array_like=True, tag="o"):

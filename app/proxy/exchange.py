@@ -12,7 +12,7 @@ from app.domain.prediction import format_id
 from app.domain.routing import NO_BUCKET, Assignment, assign
 from app.journal.records import PredictionRecord, ShadowRecord
 from app.link.messages import Pair
-from app.proxy.fields import PLAIN, RESPONSE_OWN, VIA, listed, problem, status_line
+from app.proxy.fields import PLAIN, RESPONSE_OWN, VIA, begin_trace, listed, problem, status_line
 from app.proxy.plane import Client, Plane, Served
 from app.proxy.request import Request, RequestHead
 from app.proxy.upstream import Attempt
@@ -79,6 +79,7 @@ class Relay:
         "chunked",
         "client",
         "ended",
+        "first_data_at",
         "head_sent",
         "plane",
         "request",
@@ -93,6 +94,7 @@ class Relay:
         self.chunked = False
         self.captured: list[bytes] = []  # of a streamed answer, up to the journal's cap
         self.captured_size = 0
+        self.first_data_at = 0.0  # when the first of a streamed answer's body was sent on
         self.ended = False
 
     # ---- from the client
@@ -163,6 +165,8 @@ class Relay:
             framing = self.framing(attempt, whole=False)
             out = answer_head(attempt, own, framing, not self.keeps)
         if data:
+            if self.first_data_at == 0.0:
+                self.first_data_at = self.plane.loop.time()
             if self.captured_size < capture:
                 self.captured.append(data[: capture - self.captured_size])
                 self.captured_size += len(self.captured[-1])
@@ -228,6 +232,7 @@ class Exchange(Relay):
             client.peer.encode(),
             bool(plane.server.trusted_proxies) and plane.trusts(client.peer),
             b"X-Prediction-Id: " + self.id_text.encode() + b"\r\n",
+            begin_trace(plane.tracing) if plane.tracing >= 0.0 else b"",
         )
 
     @property
@@ -388,6 +393,9 @@ class Exchange(Relay):
             request_body = request_body[:cap]
         if len(body) > cap:
             body = body[:cap]
+        if self.first_data_at > 0.0:
+            track = served.track(self.version, self.role, not self.counts)
+            track.streamed(self.first_data_at - attempt.started_at)
         target = self.head.target
         routing_key = served.routing_key(request) if assignment.bucket != NO_BUCKET else None
         if served.redactor is not None:
@@ -437,10 +445,20 @@ class Exchange(Relay):
                 request_length,
                 response_length,
                 assignment.propensity,
-                int((attempt.first_byte_at - attempt.started_at) * 1e6) if attempt.first_byte_at else -1,
+                int(((self.first_data_at or attempt.first_byte_at) - attempt.started_at) * 1e6)
+                if attempt.first_byte_at
+                else -1,
+                served.redactor is not None,
+                self.head.traceparent.decode() if self.plane.tracing >= 0.0 else "",
+                self._parent_span() if self.plane.tracing >= 0.0 else "",
             ),
             "prediction",
         )
+
+    def _parent_span(self) -> str:
+        """The caller's span, when the trace is the caller's."""
+        sent = self.request.named.get(b"traceparent", b"")
+        return sent[36:52].decode() if sent[3:35] == self.head.traceparent[3:35] else ""
 
     def _reply(self, out: bytes, keep: bool) -> None:
         self.ended = True
@@ -477,6 +495,8 @@ def shadow_record(
     attempt: Attempt,
     cap: int,
     body: bytes | None = None,
+    traceparent: bytes = b"",
+    parent_span: bytes = b"",
 ) -> ShadowRecord:
     """Another version's answer (or failure) as the journal keeps it."""
     if body is None:
@@ -503,6 +523,9 @@ def shadow_record(
         body,
         attempt.error,
         length,
+        served.redactor is not None,
+        traceparent.decode(),
+        parent_span.decode() if traceparent else "",
     )
 
 

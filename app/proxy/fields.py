@@ -77,6 +77,17 @@ def carry_on(traceparent: bytes) -> bytes | None:
     return b"00-%s-%016x-%s" % (found[1], random.getrandbits(64) | 1, found[3])
 
 
+def begin_trace(share: float) -> bytes:
+    """A trace that begins here; sampled with this probability (W3C Trace Context, section 3.2.2.5.1)."""
+    sampled = 1 if random.random() < share else 0  # noqa: S311  # sampling, nothing that must not be guessed
+    return b"00-%032x-%016x-%02x" % (random.getrandbits(128) | 1, random.getrandbits(64) | 1, sampled)
+
+
+def own_span(traceparent: bytes) -> bytes:
+    """The same trace for another call of ours: with a span id of its own. `traceparent` must be valid."""
+    return b"%s%016x%s" % (traceparent[:36], random.getrandbits(64) | 1, traceparent[52:])
+
+
 # X-Gateway-Error -> status, title, what the reader can do
 PROBLEMS: dict[str, tuple[int, str, str]] = {
     "no_route": (404, "No route", "No model matches this request; GET /admin/models lists what is served."),

@@ -241,6 +241,7 @@ class Plane:
         privacy_secret: bytes,
         guard_listener: GuardListener,
         wall_ns: Callable[[], int],
+        tracing: float = -1.0,
     ) -> None:
         self.loop = loop
         self.server = server
@@ -248,6 +249,7 @@ class Plane:
         self.capture_bytes = capture_bytes
         self.control = control
         self.privacy_secret = privacy_secret
+        self.tracing = tracing  # share of new traces that are sampled; below 0: no spans, and none is begun
         self.statistics = Statistics()
         self.mirror: Callable[[Any, Any], None] = _no_mirror  # app.proxy.shadow puts itself here
         self._replies: list[tuple[Client, bytes, bool]] = []

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
-from app.proxy.fields import PLAIN, REQUEST_OWN, VIA, carry_on, listed
+from app.proxy.fields import PLAIN, REQUEST_OWN, VIA, carry_on, listed, own_span
 from app.proxy.upstream import OWS, Address
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -211,9 +211,12 @@ class Request:
 class RequestHead:
     """The head as it goes to a model server; where it goes is filled in last."""
 
-    __slots__ = ("_lines", "_method", "_target")
+    __slots__ = ("_lines", "_method", "_state", "_target", "traceparent")
 
-    def __init__(self, request: Request, strip: int, peer: bytes, trusted: bool, extra: bytes) -> None:
+    def __init__(
+        self, request: Request, strip: int, peer: bytes, trusted: bool, extra: bytes, begun: bytes = b""
+    ) -> None:
+        """`begun` is the traceparent of a trace that begins here, should the request bring none that is valid."""
         self._method = request.method
         self._target = request.target[strip:] if strip else request.target
         if strip and not self._target.startswith(b"/"):
@@ -234,23 +237,20 @@ class RequestHead:
                 named[b"via"] + b", " + VIA if b"via" in named else VIA,
                 b"\r\n",
                 extra,
-                self._trace(named) if b"traceparent" in named else b"",
             )
         )
-
-    @staticmethod
-    def _trace(named: dict[bytes, bytes]) -> bytes:
-        carried = carry_on(named[b"traceparent"])
-        if carried is None:
-            return b""
-        state = named.get(b"tracestate")
-        return b"traceparent: " + carried + b"\r\n" + (b"tracestate: " + state + b"\r\n" if state else b"")
+        carried = carry_on(named[b"traceparent"]) if b"traceparent" in named else None
+        state = named.get(b"tracestate") if carried is not None else None
+        self._state = b"tracestate: " + state + b"\r\n" if state else b""
+        self.traceparent = begun if carried is None else carried  # empty: none is sent
 
     @property
     def target(self) -> bytes:
         return self._target
 
-    def at(self, address: Address, framing: bytes) -> bytes:
+    def at(self, address: Address, framing: bytes, traceparent: bytes = b"") -> bytes:
+        """For this address; `traceparent` instead of our own, for another call's own span."""
+        trace = traceparent or self.traceparent
         return b"".join(
             (
                 self._method,
@@ -261,7 +261,21 @@ class RequestHead:
                 address.authority,
                 b"\r\n",
                 self._lines,
+                b"traceparent: " + trace + b"\r\n" + self._state if trace else b"",
                 framing,
                 b"\r\n",
             )
         )
+
+
+class CopiedHead:
+    """The head of a copy: the request's own but for the span, when the request is traced."""
+
+    __slots__ = ("_head", "traceparent")
+
+    def __init__(self, head: RequestHead) -> None:
+        self._head = head
+        self.traceparent = own_span(head.traceparent) if head.traceparent else b""
+
+    def at(self, address: Address, framing: bytes) -> bytes:
+        return self._head.at(address, framing, self.traceparent)

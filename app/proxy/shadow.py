@@ -10,6 +10,7 @@ from app.journal.records import ShadowRecord
 from app.link.messages import Pair
 from app.proxy.exchange import Exchange, answer_status, pair_of, shadow_record
 from app.proxy.plane import Plane, Served
+from app.proxy.request import CopiedHead
 from app.proxy.upstream import Attempt
 
 # A copy's answer may be this large, or four times production's; a larger one is cut off at once. Reading costs the worker: with 1 MiB,
@@ -26,7 +27,9 @@ class Copy:
         "_body",
         "_first",
         "_first_version",
+        "_head",
         "_largest",
+        "_parent",
         "at_ns",
         "id",
         "role",
@@ -43,6 +46,7 @@ class Copy:
         role: str,
         first: Attempt | None,
         largest: int,
+        head: CopiedHead,
     ) -> None:
         self.shadows = shadows
         self.served = exchange.served
@@ -53,6 +57,8 @@ class Copy:
         self._first = first  # whose answer the client had, where the two are a pair of the evidence
         self._first_version = exchange.version
         self._largest = largest
+        self._head = head
+        self._parent = exchange.head.traceparent
         self._body: list[bytes] = []
         self._answer_size = 0
 
@@ -111,6 +117,8 @@ class Copy:
             attempt,
             self.shadows.plane.capture_bytes,
             b"".join(self._body),
+            self._head.traceparent if self.shadows.plane.tracing >= 0.0 else b"",
+            self._parent[36:52],
         )
 
 
@@ -159,10 +167,11 @@ class Shadows:
             self._drop(served, version, "draining")
             return
         self.running[key] = running + 1
-        copy = Copy(self, exchange, version, role, first, largest)
+        head = CopiedHead(exchange.head)
+        copy = Copy(self, exchange, version, role, first, largest, head)
         framing = b"Content-Length: %d\r\n" % request.size if request.length else b""
         attempt = Attempt(
-            served.shadow_upstreams[version], copy, request.method, exchange.head, framing, request.body()
+            served.shadow_upstreams[version], copy, request.method, head, framing, request.body()
         )
         attempt.upstream.start(attempt)
 

@@ -25,6 +25,10 @@ class Histogram:
         self.counts[bisect_left(DURATION_BOUNDS, seconds)] += 1
         self.total += seconds
 
+    def add(self, other: Histogram) -> None:
+        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
 
 class Track:
     """One version of one model in one role."""
@@ -35,6 +39,7 @@ class Track:
         "duration",
         "errors",
         "evidence",
+        "first_byte",
         "latency",
         "left",
         "model",
@@ -55,6 +60,7 @@ class Track:
         self.left = 0  # clients that did not wait for their answer
         self.codes: dict[int, int] = {}
         self.duration = Histogram()
+        self.first_byte: Histogram | None = None  # of streamed answers, once there is one
         self.latency: dict[int, int] = {}
         self._seen: tuple[int, int, int, int, dict[int, int]] = (0, 0, 0, 0, {})
 
@@ -79,6 +85,12 @@ class Track:
         if self.evidence:
             bucket = latency_bucket(seconds * 1000.0)
             self.latency[bucket] = self.latency.get(bucket, 0) + 1
+
+    def streamed(self, seconds: float) -> None:
+        """A streamed answer whose body began after so long."""
+        if self.first_byte is None:
+            self.first_byte = Histogram()
+        self.first_byte.observe(seconds)
 
     def since_last(self, percent: float, revision: int, rollout_id: str) -> VersionTick | None:
         """What came since the last call, as evidence; None when nothing did."""
@@ -134,17 +146,21 @@ class Statistics:
         """Everything, cumulative."""
         codes: dict[tuple[str, str, str, str], int] = {}
         durations: dict[tuple[str, str, str], Histogram] = {}
+        first_bytes: dict[tuple[str, str, str], Histogram] = {}
         for track in self.tracks.values():
             for code, count in track.codes.items():
                 by_code = (track.model, track.version, track.role, str(code))
                 codes[by_code] = codes.get(by_code, 0) + count
-            merged = durations.setdefault((track.model, track.version, track.role), Histogram())
-            merged.total += track.duration.total
-            merged.counts = [a + b for a, b in zip(merged.counts, track.duration.counts, strict=True)]
+            names = (track.model, track.version, track.role)
+            durations.setdefault(names, Histogram()).add(track.duration)
+            if track.first_byte is not None:
+                first_bytes.setdefault(names, Histogram()).add(track.first_byte)
         for labels, count in codes.items():
             yield Series("gateway_requests_total", labels, count)
         for names, histogram in durations.items():
             yield Series("gateway_request_duration_seconds", names, histogram.total, tuple(histogram.counts))
+        for names, histogram in first_bytes.items():
+            yield Series("gateway_first_byte_seconds", names, histogram.total, tuple(histogram.counts))
         for model, histogram in self.overhead.items():
             yield Series("gateway_overhead_seconds", (model,), histogram.total, tuple(histogram.counts))
         for key, count in self.counters.items():

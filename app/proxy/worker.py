@@ -48,6 +48,7 @@ class WorkerSpec:
     link_socket: str
     privacy_secret: bytes  # keys the hashes of `privacy: hash`
     last_known: str  # the control process's file of last known flags
+    tracing: float = -1.0  # share of traces begun here that are sampled; below 0: no spans are exported
 
 
 class _LastKnown(msgspec.Struct):
@@ -97,6 +98,7 @@ class Worker:
             privacy_secret=spec.privacy_secret,
             guard_listener=link,
             wall_ns=time.time_ns,
+            tracing=spec.tracing,
         )
         link.plane, link.shadows = plane, Shadows(plane)
         plane.apply(*last_known(spec.last_known, spec.models))

@@ -12,6 +12,7 @@ from app.api.admin.flags import flags_view
 from app.api.routes import GatewayRoute, Json, needs
 from app.api.services import Parts, Services
 from app.control.health import VersionHealth
+from app.domain import registered
 from app.domain.model import Guard, Model, Version
 
 router = APIRouter(route_class=GatewayRoute, prefix="/admin/models", tags=["models"])
@@ -23,18 +24,26 @@ def without_credentials(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def version_view(version: Version, *, from_file: bool) -> dict[str, Any]:
+def version_view(version: Version, *, from_file: bool, registered_as: str | None = None) -> dict[str, Any]:
+    """`registry_uri` is what a model registry calls the version, when it is known there."""
+    number = dict(version.metadata).get(registered.NUMBER)
     return {
         **asdict(version),
         "urls": [without_credentials(url) for url in version.urls],
         "metadata": dict(version.metadata),
         "defined_in": "file" if from_file else "api",
+        "registry_uri": registered.uri(registered_as, number) if registered_as and number else None,
     }
 
 
 def model_view(model: Model, services: Services) -> dict[str, Any]:
     versions = [
-        version_view(v, from_file=services.registry.from_file(model.name, v.name)) for v in model.versions
+        version_view(
+            v,
+            from_file=services.registry.from_file(model.name, v.name),
+            registered_as=model.registry.name,
+        )
+        for v in model.versions
     ]
     settings = {name: value for name, value in asdict(model).items() if name not in ("name", "versions")}
     if model.retraining.webhook:

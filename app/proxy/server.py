@@ -281,7 +281,12 @@ class ServerProtocol(asyncio.Protocol):
         exchange = self._exchange
         if exchange is not None and not exchange.request.complete:
             exchange.client_gone()  # its body will never be whole
-            self._exchange = exchange = None
+            self._exchange = None
+            if exchange.head_sent:  # an answer has begun: another one within it would be taken for its body
+                self._closing = True
+                self.transport.abort()
+                return
+            exchange = None
         if exchange is None:
             self._answer_broken()
 
@@ -362,7 +367,8 @@ class ServerProtocol(asyncio.Protocol):
     def expire(self) -> None:
         """The deadline has passed: of an idle connection, of a request that does not arrive, or of an answer that is not taken."""
         self.deadline = NEVER
-        if self._closing or self._exchange is not None:
+        exchange = self._exchange
+        if self._closing or (exchange is not None and (exchange.head_sent or exchange.request.complete)):
             self.transport.abort()
         elif self._reading is not None:
             self._break(BadRequestError("timeout"))

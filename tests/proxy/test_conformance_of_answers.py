@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import pytest
 
 from app.domain.model import Match, Model, Version
+from app.domain.policy import ServerPolicy
 from tests.proxy.replying import Replying
-from tests.worker import RunningWorker, read_answer, running_worker
+from tests.worker import RunningWorker, eventually, read_all, read_answer, running_worker
 
 OK = b"HTTP/1.1 200 OK\r\n"
 LENGTH = b"Content-Length: 2\r\n\r\n{}"
@@ -255,3 +256,33 @@ def test_an_answer(worker: RunningWorker, server: Replying, name: str) -> None:
     status, _, body = ask(worker, until_close=False)
     assert (status, body) == (200, b"next")
     assert (server.served[1] == server.served[0]) == case.kept
+
+
+def test_a_request_that_breaks_after_its_answer_has_begun_cuts_the_answer(
+    worker: RunningWorker, server: Replying
+) -> None:
+    """Another answer within the first would be taken for a part of its body."""
+    server.served.clear()
+    server.answers = [(OK + b"Content-Length: 1000\r\n\r\nbegin", False)]
+    with worker.connect() as client:
+        client.sendall(b"POST /m HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n")
+        answer = b""
+        while not answer.endswith(b"begin"):
+            answer += client.recv(65536)
+        client.sendall(b"no chunk size\r\n")
+        answer += read_all(client)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.endswith(b"\r\n\r\nbegin")
+    assert len(server.served) == 1
+
+
+def test_a_body_that_stops_arriving_is_408_and_leaves_the_model_server(server: Replying) -> None:
+    model = Model("m", "v1", (Version("v1", (server.url,), timeout_s=10.0),), match=Match("/m"))
+    with running_worker([model], server=ServerPolicy(receive_timeout_s=0.3)) as worker:
+        server.answers = [(b"HTTP/1.1 100 Continue\r\n\r\n", False)]  # the answer itself waits for the body
+        answer = worker.raw(b"POST /m HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{")
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"\r\nX-Gateway-Error: timeout\r\n" in answer
+        assert b"\r\nConnection: close\r\n" in answer
+        record = eventually(lambda: worker.predictions("m"), what="the record")[0]  # type: ignore[index]
+        assert (record.ended, record.status) == ("aborted", 499)

@@ -26,6 +26,10 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 NEVER = math.inf
 
 
+# Parser and connection name each other: a lost connection lets go of its own, so that it is freed now and not when the collector comes.
+_NO_PARSER = httptools.HttpRequestParser(object())
+
+
 class ServerProtocol(asyncio.Protocol):
     """One connection. Is its own parser callback object for httptools."""
 
@@ -108,6 +112,7 @@ class ServerProtocol(asyncio.Protocol):
         self._connections.discard(self)
         self._queue.clear()
         self._reading = None
+        self._parser = _NO_PARSER
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.client_gone()

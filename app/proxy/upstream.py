@@ -267,6 +267,10 @@ class Departures:
         self.leave()
 
 
+# A lost connection lets go of its parser, which names it: it is freed now and not when the collector comes.
+_NO_PARSER = httptools.HttpResponseParser(object())
+
+
 class Connection(asyncio.Protocol):
     """One connection to a model server; serves one attempt at a time. Is its own parser callback object for httptools."""
 
@@ -352,6 +356,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        self._parser = _NO_PARSER
         self.endpoint.forget(self)
         unsent, self._unsent = bool(self._unsent), b""
         attempt = self.attempt

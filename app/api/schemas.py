@@ -115,3 +115,17 @@ class BaselineBody(Strict):
 
 class LabelBody(Strict):
     label: float | bool | Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class ErasureBody(Strict):
+    """Whose data is to go."""
+
+    routing_key: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
+    reason: Reason = ""
+
+
+class ErasureView(BaseModel):
+    """`erased` predictions; `pending` records of this host that the store did not have yet."""
+
+    erased: int
+    pending: int

@@ -1,0 +1,33 @@
+"""Erasure of what is kept about one routing key. The key stands in the body, never in an address that someone logs, and is not repeated
+in the audit log.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from app.api.routes import Caller, GatewayRoute, needs
+from app.api.schemas import ErasureBody, ErasureView
+from app.api.services import Parts
+from app.control.ports import AuditEntry
+from app.protocols.privacy import Redaction
+
+router = APIRouter(route_class=GatewayRoute, prefix="/admin/models/{model}/erasures", tags=["privacy"])
+
+
+@router.post("", response_model=ErasureView, **needs("admin", 404, 422, 503))
+async def erase(model: str, body: ErasureBody, caller: Caller, parts: Parts) -> ErasureView:
+    """Remove features, predictions and the key itself from everything stored under a routing key, whether it is stored plain or
+    hashed. The counts of requests stay. `pending` records are still on their way into the store: repeat the call once it is 0.
+    """
+    parts.registry.model(model)
+    accounts = await parts.accounting()  # first: what is pending now may be stored behind our back
+    secret = (parts.data_dir / "privacy-secret").read_bytes().strip()
+    forms = dict.fromkeys((body.routing_key, str(Redaction((), (), secret).digest(body.routing_key))))
+    erased = 0
+    for form in forms:
+        entry = AuditEntry(
+            parts.clock.now(), caller.name, caller.origin, "privacy.erase", model, body.reason, None, None
+        )
+        erased += await parts.store.erase(model, form, entry)
+    return ErasureView(erased=erased, pending=accounts["pending"])

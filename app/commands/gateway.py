@@ -58,7 +58,7 @@ class UnreachableError(GatewayError):
 
 
 class Gateway:
-    """A connection to one gateway."""
+    """A connection to one gateway. Over https its certificate is checked, against the authorities in GATEWAY_CA when that is set."""
 
     def __init__(self, client: Client, url: str) -> None:
         self._client = client
@@ -67,6 +67,8 @@ class Gateway:
     @classmethod
     def at(cls, url: str | None, token: str | None, data_dir: Path) -> Self:
         """Connects when first used. `UsageError` for a URL that is none."""
+        import ssl
+
         import httpx2
 
         from app import config
@@ -79,9 +81,15 @@ class Gateway:
         headers = {"Authorization": f"Bearer {found}"} if found else {}
         try:
             # trust_env: a proxy set for the internet must not get to see the token
+            trusted = ssl.create_default_context(cafile=known.ca) if base.startswith("https") else True
             return cls(
-                httpx2.Client(base_url=base, headers=headers, timeout=TIMEOUT_S, trust_env=False), base
+                httpx2.Client(
+                    base_url=base, headers=headers, timeout=TIMEOUT_S, trust_env=False, verify=trusted
+                ),
+                base,
             )
+        except OSError as error:
+            raise UsageError(f"GATEWAY_CA: {known.ca}: {error.strerror or error}") from None
         except (httpx2.InvalidURL, UnicodeEncodeError, ValueError) as error:
             raise UsageError(f"--url or --token cannot be used: {error}") from None
 

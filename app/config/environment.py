@@ -33,11 +33,12 @@ class Client:
     url: str | None
     token: str | None
     config: str | None
+    ca: str | None = None
 
 
 def client(environ: Mapping[str, str]) -> Client:
-    """`GATEWAY_URL`, `GATEWAY_TOKEN` and `GATEWAY_CONFIG`."""
-    return Client(*(environ.get(PREFIX + name) or None for name in ("URL", "TOKEN", "CONFIG")))
+    """`GATEWAY_URL`, `GATEWAY_TOKEN`, `GATEWAY_CONFIG` and `GATEWAY_CA`."""
+    return Client(*(environ.get(PREFIX + name) or None for name in ("URL", "TOKEN", "CONFIG", "CA")))
 
 
 def overlay(tree: Tree, environ: Mapping[str, str]) -> Overlay:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from app.commands.gateway import Gateway, UnreachableError, UsageError
 from app.domain.model import Match, Model, UpstreamTls, Version
 from app.domain.policy import ServerPolicy, ServerTls
 from tests.certificates import Authority
@@ -240,6 +241,22 @@ def test_an_answer_cut_off_below_tls_is_never_taken_for_whole(authority: Authori
     assert record.ended == ("complete" if properly else "cut")
     if not properly:
         assert not answer.endswith(b"0\r\n\r\n")
+
+
+def test_the_command_line_trusts_the_authority_that_it_is_given(
+    secure: RunningWorker, authority: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def look() -> int:
+        with Gateway.at(secure.url, "a-token", tmp_path) as gateway:
+            return gateway.look("/readyz")[0]
+
+    with pytest.raises(UnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
+        look()
+    monkeypatch.setenv("GATEWAY_CA", authority.ca)
+    assert look() == 200
+    monkeypatch.setenv("GATEWAY_CA", str(tmp_path / "gone.pem"))
+    with pytest.raises(UsageError, match="GATEWAY_CA"):
+        look()
 
 
 def test_a_start_with_wrong_files_ends_with_a_reason(tmp_path: Path, authority: Authority) -> None:

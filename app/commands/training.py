@@ -1,10 +1,10 @@
-"""export training-set: labelled rows with recency weights, streamed into a file."""
+"""export training-set: labelled rows with recency weights, streamed into a file, or into a data set under a URL."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +28,13 @@ def group() -> None:
 def training_set(
     model: ModelName,
     target: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File [default: standard output]")
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File, or URL of a directory (file://, s3://, gs://) for a partitioned data set of Parquet files "
+            "[default: standard output]",
+        ),
     ] = None,
     kind: Annotated[
         str | None, typer.Option("--format", help="parquet, csv or ndjson [default: by the name]")
@@ -44,24 +50,46 @@ def training_set(
     as_json: AsJson = False,
 ) -> None:
     """Labelled predictions with `sample_weight`, ready for training."""
-    kind = kind or (FORMATS.get(target.suffix.lower(), "ndjson") if target else "ndjson")
+    asked = {"half_life_days": half_life_days, "flat_days": flat_days, "since": since}
+    if target is not None and "://" in target:
+        if kind not in (None, "parquet"):
+            raise UsageError(f"--format: a data set is written as parquet, not {kind!r}")
+        with Gateway.at(url, token, data_dir) as gateway:
+            _into_dataset(gateway, model, target, asked, as_json)
+        return
+    path = None if target is None else Path(target)
+    kind = kind or (FORMATS.get(path.suffix.lower(), "ndjson") if path else "ndjson")
     if kind not in FORMATS.values():
         raise UsageError(f"--format: {kind!r} is not known; use parquet, csv or ndjson")
     if target is None and kind == "parquet" and sys.stdout.isatty():
         raise UsageError("parquet is not for a terminal; name a file with --output")
     if target is None and as_json:
         raise UsageError("--json reports on a file; name one with --output")
-    parameters = {"half_life_days": half_life_days, "flat_days": flat_days, "since": since, "format": kind}
     with (
         Gateway.at(url, token, data_dir) as gateway,
-        gateway.stream(model_path(model, "training-set"), **parameters) as reply,
+        gateway.stream(model_path(model, "training-set"), **asked, format=kind) as reply,
     ):
         pieces = reply.iter_bytes()
-        size = _into_file(target, pieces) if target else _into_stdout(pieces)
+        size = _into_file(path, pieces) if path else _into_stdout(pieces)
     if as_json:
         output.emit({"file": str(target), "format": kind, "bytes": size})
     elif target:
         output.say(f"{target}: {size} bytes")
+
+
+def _into_dataset(
+    gateway: Gateway, model: str, target: str, asked: Mapping[str, object], as_json: bool
+) -> None:
+    from app.commands.dataset import Dataset  # pyarrow takes its time to load
+
+    task = str(gateway.get(model_path(model))["configuration"]["task"])
+    dataset = Dataset.at(target, task)
+    with gateway.stream(model_path(model, "training-set"), **asked, format="ndjson") as reply:
+        manifest = dataset.write(reply.iter_bytes(), {**asked, "as_of": reply.headers.get("x-as-of")})
+    if as_json:
+        output.emit(manifest)
+    else:
+        output.say(f"{target}: {manifest['rows']} rows in {len(manifest['files'])} files")
 
 
 def _into_file(target: Path, pieces: Iterator[bytes]) -> int:

@@ -13,7 +13,7 @@ from random import SystemRandom
 from statistics import pstdev
 from typing import Any
 
-from app.control import novelty
+from app.control import label_studio, novelty
 from app.control.clock import Clock
 from app.control.outcomes import OutcomeIntake, Receipt
 from app.control.ports import Row, Store
@@ -112,6 +112,25 @@ class ReviewDesk:
                 key = str(pair["prediction_id"])
                 furthest[key] = max(far, furthest.get(key, 0.0))
         return furthest
+
+    async def take_in(self, model: str, export: Any, reviewer: str) -> Row:
+        """The labels of a Label Studio export, each as `label` takes one; what is wrong with one does not keep the others
+        out.
+        """
+        self._registry.model(model)
+        accepted, duplicates = 0, 0
+        rejected: list[dict[str, str]] = []
+        for prediction_id, value in label_studio.labels(export):
+            try:
+                if isinstance(value, InvalidError):
+                    raise value
+                await self.label(model, prediction_id, value, reviewer)
+                accepted += 1
+            except ConflictError:
+                duplicates += 1
+            except (InvalidError, NotFoundError) as error:
+                rejected.append({"prediction_id": prediction_id[:100], "reason": str(error)})
+        return {"accepted": accepted, "duplicates": duplicates, "rejected": rejected}
 
     async def label(self, model: str, prediction_id: str, label: Any, reviewer: str) -> Row:
         """Take a reviewer's label in as an outcome. `InvalidError` for a label the model cannot have; 409

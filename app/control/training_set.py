@@ -19,13 +19,12 @@ from math import inf
 from typing import Any
 
 import msgspec
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from app.control.ports import Row, Store
+from app.control.training_columns import FIXED, Columns, as_json, feature_names
 from app.domain import recency
 from app.domain.model import Model
-from app.domain.outcome import as_binary, as_class
 from app.errors import InvalidError
 
 FORMATS = {
@@ -35,18 +34,6 @@ FORMATS = {
 }
 MAX_WEIGHT = 100.0  # of the inverse propensity: one row must not outweigh hundreds
 ROW_GROUP = 10_000
-_FIXED: tuple[tuple[str, Any], ...] = (
-    ("prediction_id", pa.string()),
-    ("model_version", pa.string()),
-    ("timestamp", pa.timestamp("us", "UTC")),
-    ("confidence", pa.float64()),
-    ("ground_truth_timestamp", pa.timestamp("us", "UTC")),
-    ("propensity", pa.float64()),
-    ("review_propensity", pa.float64()),
-    ("latency_ms", pa.float64()),
-    ("age_days", pa.float64()),
-    ("sample_weight", pa.float64()),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,17 +146,13 @@ class _Ndjson:
         return b""
 
 
-def _features(rows: Sequence[Row]) -> list[str]:
-    return sorted({name for row in rows for name in (row["features"] or {})})
-
-
 class _Csv:
     """Features under `feature.<name>`; those not known from the first rows together as JSON."""
 
     def __init__(self, model: Model, first: Sequence[Row]) -> None:
-        self._features = _features(first)
+        self._features = feature_names(first)
         self._text = io.StringIO(newline="")
-        columns = [name for name, _ in _FIXED] + ["prediction", "ground_truth"]
+        columns = [name for name, _ in FIXED] + ["prediction", "ground_truth"]
         columns += [f"feature.{name}" for name in self._features] + ["more_features"]
         self._writer = csv.writer(self._text)
         self._writer.writerow(columns)
@@ -177,7 +160,7 @@ class _Csv:
     def rows(self, rows: Sequence[Row]) -> bytes:
         for row in rows:
             features = dict(row["features"] or {})
-            cells = [row[name] for name, _ in _FIXED] + [row["prediction"], row["ground_truth"]]
+            cells = [row[name] for name, _ in FIXED] + [row["prediction"], row["ground_truth"]]
             cells += [features.pop(name, None) for name in self._features]
             self._writer.writerow([_cell(value) for value in (*cells, features or None)])
         data = self._text.getvalue().encode()
@@ -193,90 +176,33 @@ def _cell(value: Any) -> Any:
     """Times as RFC 3339, truth values and structures as in JSON."""
     if isinstance(value, datetime):
         return value.isoformat()
-    return _json(value) if isinstance(value, (bool, dict, list)) else value
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+    return as_json(value) if isinstance(value, (bool, dict, list)) else value
 
 
 class _Parquet:
-    """Row groups of 10,000. Columns are typed by the task and the first rows; a feature that does not fit
-    its column is in `more_features`.
-    """
+    """Row groups of 10,000."""
 
     def __init__(self, model: Model, first: Sequence[Row]) -> None:
-        answer = pa.float64() if model.task in ("binary", "regression") else pa.string()
-        self._features = {name: _kind(first, name) for name in _features(first)}
-        self._schema = pa.schema(
-            [
-                *_FIXED,
-                ("prediction", answer),
-                ("ground_truth", answer),
-                *((f"feature.{name}", kind) for name, kind in self._features.items()),
-                ("more_features", pa.string()),
-            ]
-        )
+        self._columns = Columns(model.task, first)
         self._sink = _Sink()
-        self._writer = pq.ParquetWriter(self._sink, self._schema)
-        self._columns: list[list[Any]] = [[] for _ in self._schema]
+        self._writer = pq.ParquetWriter(self._sink, self._columns.schema)
+        self._waiting: list[Row] = []
 
     def rows(self, rows: Sequence[Row]) -> bytes:
-        for row in rows:
-            self._add(row)
-        if len(self._columns[0]) >= ROW_GROUP:
+        self._waiting += rows
+        if len(self._waiting) >= ROW_GROUP:
             self._write_group()
         return self._sink.take()
 
-    def _add(self, row: Row) -> None:
-        answer = self._schema.field("prediction").type
-        values = [row[name] for name, _ in _FIXED]
-        values += [_answer(row["prediction"], answer), _answer(row["ground_truth"], answer)]
-        more = dict(row["features"] or {})
-        for name, kind in self._features.items():
-            fits = _fits(more.get(name), kind)
-            values.append(more.pop(name, None) if fits else None)
-        for column, value in zip(self._columns, (*values, _json(more) if more else None), strict=True):
-            column.append(value)
-
     def _write_group(self) -> None:
-        arrays = [
-            pa.array(column, field.type) for column, field in zip(self._columns, self._schema, strict=True)
-        ]
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=ROW_GROUP)
-        self._columns = [[] for _ in self._schema]
+        self._writer.write_table(self._columns.table(self._waiting))
+        self._waiting = []
 
     def end(self) -> bytes:
-        if self._columns[0]:
+        if self._waiting:
             self._write_group()
         self._writer.close()
         return self._sink.take()
-
-
-def _kind(rows: Sequence[Row], name: str) -> pa.DataType:
-    kinds = {type(value) for row in rows if (value := (row["features"] or {}).get(name)) is not None}
-    if kinds and kinds <= {int, float}:
-        return pa.float64()
-    return pa.bool_() if kinds == {bool} else pa.string()
-
-
-def _fits(value: Any, kind: pa.DataType) -> bool:
-    if pa.types.is_floating(kind):
-        return type(value) in (int, float)
-    return isinstance(value, bool if pa.types.is_boolean(kind) else str)
-
-
-def _answer(value: Any, kind: pa.DataType) -> Any:
-    """A prediction or ground truth as its column takes it: a number (a class of a binary task as 0 or 1),
-    or a class name.
-    """
-    if value is None:
-        return None
-    if pa.types.is_string(kind):
-        return as_class(value)
-    if isinstance(value, (str, bool)):
-        return as_binary(value)
-    return value
 
 
 class _Sink(io.RawIOBase):

@@ -442,6 +442,7 @@ async def test_features_that_change_name_or_type_are_kept_apart_not_lost(tmp_pat
             prediction(START - timedelta(seconds=1), 5001, features=None, prediction=None, confidence=None),
         ]
         await store_rows(parts.store, [*stored, *odd], lambda _: 1.0)
+        parts.clock.turn(DAY)
         rows_ = pq.read_table(io.BytesIO(await exported(client, "parquet"))).to_pylist()
         assert rows_[-2]["feature.age"] is None
         assert json.loads(rows_[-2]["more_features"]) == {"age": "unknown", "new": [1, 2]}

@@ -16,7 +16,11 @@ from pathlib import Path
 HERE = Path(__file__).parent
 CACHE = HERE.parent.parent / ".cache"
 # KServe and MLServer want different releases of the same libraries.
-PLACES = {"servers": CACHE / "interop", "kserve": CACHE / "interop-kserve"}
+PLACES = {
+    "servers": CACHE / "interop",
+    "kserve": CACHE / "interop-kserve",
+    "lake": CACHE / "interop-lake",  # DuckDB, and an S3 server
+}
 
 
 class NotInstalledError(RuntimeError):

@@ -95,12 +95,18 @@ async def training_set(
     parts: Parts, query: Asked, format: Literal["csv", "ndjson", "parquet"] = "ndjson"
 ) -> Response:
     """Labelled rows, oldest first, each with `sample_weight` = recency × inverse propensity. A broken-off
-    answer is no whole file.
+    answer is no whole file. `X-As-Of` says from when ages count: given as `as_of`, it gives the same rows
+    again.
     """
-    pieces = export(replace(query, format=format), parts.store, parts.clock.now())
+    now = parts.clock.now()
+    as_of = query.as_of or now
+    pieces = export(replace(query, format=format, as_of=as_of), parts.store, now)
     first = await anext(pieces)  # an error before the first row is an answer, not a broken file
     name = f"{query.model.name}-training-set.{format}"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "X-As-Of": as_of.isoformat(),
+    }
     return StreamingResponse(_all(first, pieces), headers=headers, media_type=FORMATS[format])
 
 

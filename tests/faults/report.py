@@ -1,15 +1,18 @@
 """`make faults`: runs every test of `rows` in its long form and writes docs/faults.md: row, procedure, figure, verdict.
 
 A pytest plugin and the command that loads it. A test gives its figure with `record_property("figure", …)`. It must never call a row good of
-which nothing ran: a row is only as good as its tests.
+which nothing ran: a row is only as good as its tests. `make faults ARGS="--row 11"` measures one row anew and leaves the others' lines.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
+import re
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -29,7 +32,8 @@ servers on the same cores; a verdict is `holds` only if every test of the row ra
 
 
 class Report:
-    def __init__(self) -> None:
+    def __init__(self, rows: Sequence[Row] = ROWS) -> None:
+        self.rows = rows
         self.outcomes: dict[str, str] = {}
         self.figures: defaultdict[str, list[str]] = defaultdict(list)
 
@@ -61,22 +65,38 @@ class Report:
         table = ["| row | procedure | figures | verdict |", "|---|---|---|---|", *map(self.line, ROWS)]
         return _HEAD + "\n".join(table) + f"\n\nMachine: {machine}.\n"
 
+    def renewed(self, page: str) -> str:
+        """A page on which only these rows' lines are new."""
+        lines = {row.number: self.line(row) for row in self.rows}
+        numbered = re.compile(r"\| (\d+) \|")
+        return "".join(
+            lines.get(int(found[1]), line.rstrip("\n")) + "\n" if (found := numbered.match(line)) else line
+            for line in page.splitlines(keepends=True)
+        )
+
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if not hasattr(session.config, "workerinput"):  # a worker of pytest-xdist sees only its own tests
-            PAGE.write_text(self.page(), "utf-8")
+        if hasattr(session.config, "workerinput"):
+            return  # a worker of pytest-xdist sees only its own tests
+        some = len(self.rows) < len(ROWS) and PAGE.exists()
+        PAGE.write_text(self.renewed(PAGE.read_text("utf-8")) if some else self.page(), "utf-8")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("faults")
-        for row in ROWS:
+        for row in self.rows:
             terminalreporter.write_line(self.line(row))
 
 
 def main(arguments: list[str]) -> int:
-    """All tests of all rows, short and long forms, one after the other: they measure."""
-    files = sorted({proof.partition("::")[0] for row in ROWS for proof in row.proofs})
+    """All tests of all rows (or of those named by `--row N`), short and long forms, one after the other: they measure."""
+    parser = argparse.ArgumentParser(prog="make faults")
+    parser.add_argument("--row", type=int, action="append", help="only this row; may be repeated")
+    chosen, others = parser.parse_known_args(arguments)
+    rows = [row for row in ROWS if chosen.row is None or row.number in chosen.row]
+    proofs = {proof for row in rows for proof in row.proofs}
+    files = sorted({proof.partition("::")[0] for proof in proofs})
     there = [file for file in files if (ROOT / file).exists()]
-    options = ["-m", "not interop and not browser", "-n", "0", *there, *arguments]
-    return int(pytest.main(options, plugins=[Report()]))
+    options = ["-m", "not interop and not browser", "-n", "0", *there, *others]
+    return int(pytest.main(options, plugins=[Report(rows)]))
 
 
 if __name__ == "__main__":

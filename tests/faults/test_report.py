@@ -34,6 +34,15 @@ def test_a_row_is_as_good_as_its_tests(outcomes: dict[str, str], verdict: str) -
     assert report(**outcomes).line(ROW).endswith(f"| {verdict} |")
 
 
+def test_a_row_that_is_measured_anew_leaves_the_others_lines() -> None:
+    made = Report([Row(2, "Another", ("tests/a.py",))])
+    made.outcomes = {"tests/a.py::test_one": "passed"}
+    page = "# Faults\n\n| row |\n|---|\n| 1 | A | old | holds |\n| 2 | B | old | **fails** |\n| 22 | C | old | holds |\n"
+    assert made.renewed(page) == page.replace(
+        "| 2 | B | old | **fails** |", "| 2 | Another | 1 of 1 tests | holds |"
+    )
+
+
 def test_there_is_a_row_for_each_fault() -> None:
     assert [row.number for row in ROWS] == list(range(1, 34))
 

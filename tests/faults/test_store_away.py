@@ -102,6 +102,6 @@ async def test_connections_cut_in_a_loop_lose_and_double_nothing(
                 cuts += times
                 await traffic.more(5 if rounds < 100 else 40)  # the long form leaves time to connect again
         traffic.all_good()
-        assert cuts >= rounds / 10
+        assert cuts >= min(20, rounds / 10)  # each after the recorder's pause before it connects again
         accounts = await accounted(gateway, database, traffic.ids)
         assert accounts["stored"] == len(traffic.ids)

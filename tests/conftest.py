@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,19 @@ from app.adapters import migrations
 from tests.servers import PostgresServer, RedisServer, running
 
 _TEMPLATE = "migrated"
+# Tests that wait more than they compute, longest first: begun early, they do not keep one process busy when all others have ended.
+_WAITING = ("scenarios/test_demo", "scenarios/", "faults/", "security/", "commands/", "api/test_served")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order in which modules are handed to the processes of a run."""
+    root = Path(__file__).parent
+
+    def rank(item: pytest.Item) -> int:
+        place = item.path.relative_to(root).as_posix()
+        return next((at for at, start in enumerate(_WAITING) if place.startswith(start)), len(_WAITING))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,9 @@ _HEAD = """# Faults survived
 Real processes over real sockets, loopback only. A figure is what the last run measured on the machine named below, the tests' clients and
 servers on the same cores; a verdict is `holds` only if every test of the row ran and passed.
 
+Ratios of latencies are the test clients' view: they share an interpreter with the thousands of slow sockets (row 6) and two cores with the
+failing shadows (row 9). They show that nothing stalls, not what it costs; `benchmarks/shadow_faults.py` measures the cost of row 9 apart.
+
 """
 
 

@@ -14,6 +14,7 @@ _ANSWERS = "tests/proxy/test_conformance_of_answers.py::"
 _CANARY = "tests/proxy/test_canary_and_shadow.py::"
 _STORY = "tests/scenarios/test_first_story.py::"
 _MUCH = _FAULTS + "test_too_much.py::"
+_AWAY = _FAULTS + "test_store_away.py::"
 _SECURITY = "tests/security/"
 
 
@@ -36,8 +37,9 @@ ROWS = (
     Row(7, "Clients leave before or during the answer", (_FAULTS + "test_clients.py::test_clients_that_leave",)),
     Row(8, "Clients reset after the answer", (_FAULTS + "test_clients.py::test_resets",)),
     Row(9, "Shadow hangs, crashes, drips, answers 10 GB", (_FAULTS + "test_shadow_cost.py", _CANARY + "test_a_shadow")),
-    Row(10, "PostgreSQL down at the start", (_FAULTS + "test_store_away.py",)),
-    Row(11, "PostgreSQL paused, restarted, cutting connections", (_FAULTS + "test_store_away.py",)),
+    Row(10, "PostgreSQL down at the start", (_AWAY + "test_postgres_down",)),
+    Row(11, "PostgreSQL paused, restarted, cutting connections", (_AWAY + "test_a_paused", _AWAY + "test_a_restarted",
+                                                                  _AWAY + "test_connections_cut")),
     Row(12, "Disk full under the journal, fsync fails", (_FAULTS + "test_full_disk.py", "tests/journal/test_journal.py::test_a_full_disk",
                                                          "tests/journal/test_journal.py::test_an_fsync_that_fails")),
     Row(13, "Rows that PostgreSQL refuses", (_FAULTS + "test_store_refuses.py",)),

@@ -71,7 +71,9 @@ async def test_a_failing_shadow_costs_production_next_to_nothing(
         assert grown < 64
         # Bounded: at most eight copies at a time; they end by their deadline, and nothing stays behind.
         await asyncio.to_thread(eventually, lambda: bad.open_connections == 0, 10.0, "the last copy's end")
-        kept = sum(record.role == "shadow" for record in worker.shadows("shadowed"))  # not those that measure noise
+        kept = sum(
+            record.role == "shadow" for record in worker.shadows("shadowed")
+        )  # not those that measure noise
         assert 0 < kept <= len(shadowed) + 50 + 4 * 8
         record_property(
             "figure",

@@ -62,7 +62,9 @@ def ids(answers: list[Answer]) -> set[str]:
 async def test_what_was_answered_is_stored_once_and_the_accounts_add_up(
     tmp_path: Path, v1: MisbehavingUpstream, v2: MisbehavingUpstream
 ) -> None:
-    with running_gateway(tmp_path, credit(v1, v2, shadow={"versions": ["v2"], "noise_sample": 0.0}), port=free_port()) as gateway:
+    with running_gateway(
+        tmp_path, credit(v1, v2, shadow={"versions": ["v2"], "noise_sample": 0.0}), port=free_port()
+    ) as gateway:
         answers = await load(gateway.port, [predict(f"u{n}") for n in range(500)])
         assert {a.status for a in answers} == {200}
         accounts = await asyncio.to_thread(gateway.settled)
@@ -78,7 +80,9 @@ async def test_ten_kills_of_everything_lose_nothing_that_was_answered(
     tmp_path: Path, v1: MisbehavingUpstream, v2: MisbehavingUpstream
 ) -> None:
     answered: set[str] = set()
-    with running_gateway(tmp_path, credit(v1, v2, shadow={"versions": ["v2"], "noise_sample": 0.0}), port=free_port()) as gateway:
+    with running_gateway(
+        tmp_path, credit(v1, v2, shadow={"versions": ["v2"], "noise_sample": 0.0}), port=free_port()
+    ) as gateway:
         for number in range(10):
             answers: list[Answer] = []
             traffic = asyncio.create_task(_until_cut(gateway.port, answers))

@@ -133,7 +133,11 @@ async def test_an_incident_that_both_versions_share_does_not_stop_a_ramp(
     servers.rules["v2", "incident"] = failing(0.06, seed=2)
     driven = Driven(gateway, "incident")
     await asyncio.to_thread(driven.begin, stages=[10, 25, 50, 100], dwell_s=1.0, min_requests=25)
-    row = await driven.until(lambda row: row["state"] in ("promoted", "rolled_back"), rate=160, most=3000)
+    row = await driven.until(
+        lambda row: row["state"] in ("promoted", "rolled_back") and kinds(row)[-1] in ("promote", "rollback"),
+        rate=160,
+        most=3000,
+    )
     assert kinds(row) == ["advance", "advance", "advance", "advance", "promote"]
     assert row["evidence"]["counts"]["candidate_errors"] > 0
     assert gateway.get("/admin/models/incident/flags")["production"] == "v2"
@@ -146,7 +150,9 @@ async def test_five_percent_errors_against_half_a_percent_are_out_within_twice_t
     servers.rules["v2", "errors"] = failing_evenly(20)
     driven = Driven(gateway, "errors")
     begun = await asyncio.to_thread(driven.begin, stages=[30, 100], dwell_s=DWELL_LONG_S, min_requests=25)
-    row = await driven.until(lambda row: row["state"] == "rolled_back", rate=160, most=3000)
+    row = await driven.until(
+        lambda row: row["state"] == "rolled_back" and kinds(row)[-1:] == ["rollback"], rate=160, most=3000
+    )
     assert kinds(row) == ["advance", "rollback"]
     bound = error_bound(0.005, 0.05, 0.3, 1e-4)  # in requests of the candidate
     assert row["evidence"]["counts"]["candidate_requests"] <= 2.0 * bound
@@ -198,7 +204,9 @@ async def test_a_candidate_that_takes_a_fifth_longer_is_found(
     servers.rules["v2", "slow"] = taking(0.036, 0.1, seed=4)
     driven = Driven(gateway, "slow")
     await asyncio.to_thread(driven.begin, stages=[30, 100], dwell_s=DWELL_LONG_S, min_requests=25)
-    row = await driven.until(lambda row: row["state"] == "rolled_back", rate=160, most=4000)
+    row = await driven.until(
+        lambda row: row["state"] == "rolled_back" and kinds(row)[-1:] == ["rollback"], rate=160, most=4000
+    )
     assert kinds(row) == ["advance", "rollback"]
     assert row["evidence"]["decisive_metric"] == "latency"
 
@@ -208,7 +216,11 @@ async def test_a_good_canary_goes_all_the_way_and_one_that_turns_bad_while_it_is
 ) -> None:
     driven = Driven(gateway, "good")
     await asyncio.to_thread(driven.begin, stages=[5, 25, 100], dwell_s=1.0, min_requests=10)
-    row = await driven.until(lambda row: row["state"] in ("promoted", "rolled_back"), rate=160, most=3000)
+    row = await driven.until(
+        lambda row: row["state"] in ("promoted", "rolled_back") and kinds(row)[-1] in ("promote", "rollback"),
+        rate=160,
+        most=3000,
+    )
     assert kinds(row) == ["advance", "advance", "advance", "promote"]
     percents = [event["figures"]["percent"] for event in row["events"] if event["kind"] != "verdict"]
     assert percents == [0.0, 5.0, 25.0, 100.0]
@@ -222,7 +234,9 @@ async def test_a_good_canary_goes_all_the_way_and_one_that_turns_bad_while_it_is
     assert refused.status_code == 409
     assert "`advance` ends the watch" in refused.text
     servers.rules["v2", "good"] = failing(0.5, seed=5)
-    row = await driven.until(lambda row: row["state"] == "rolled_back", rate=80, most=1500)
+    row = await driven.until(
+        lambda row: row["state"] == "rolled_back" and kinds(row)[-1:] == ["rollback"], rate=80, most=1500
+    )
     assert row["state"] == "rolled_back"
     assert row["evidence"]["decisive_metric"] == "paired_errors"
     flags = gateway.get("/admin/models/good/flags")
@@ -254,7 +268,12 @@ async def test_a_popular_key_that_always_fails_is_blamed_on_identical_versions_b
     driven = Driven(gateway, model)
     begun = await asyncio.to_thread(driven.begin, stages=[30, 100], dwell_s=DWELL_LONG_S, min_requests=25)
     keys = zipf_keys(begun["salt"], 6, bad)
-    row = await driven.until(lambda row: row["state"] == "rolled_back", rate=160, most=900, keys=keys)
+    row = await driven.until(
+        lambda row: row["state"] == "rolled_back" and kinds(row)[-1:] == ["rollback"],
+        rate=160,
+        most=900,
+        keys=keys,
+    )
     assert (row["state"] == "rolled_back") == blamed
     if not blamed:
         assert row["evidence"]["counts"]["candidate_requests"] <= 2 * 32 * 2  # a vote a key and minute
@@ -273,7 +292,9 @@ async def test_a_less_accurate_candidate_is_found_in_its_shadow_by_labels_and_an
     outcomes = [{"prediction_id": one, "ground_truth": 1} for one in driven.ids]
     reply = await asyncio.to_thread(gateway.admin, "POST", "/feedback", {"outcomes": outcomes})
     assert reply.status_code == 202, reply.text
-    row = await driven.until(lambda row: row["state"] == "rolled_back", rate=6, most=160)
+    row = await driven.until(
+        lambda row: row["state"] == "rolled_back" and kinds(row)[-1:] == ["rollback"], rate=6, most=160
+    )
     assert (row["state"], row["evidence"]["decisive_metric"]) == ("rolled_back", "paired_labels")
     assert row["evidence"]["requests"] == 0
     assert kinds(row) == ["shadow", "rollback"]

@@ -136,7 +136,7 @@ async def test_an_incident_that_both_versions_share_does_not_stop_a_ramp(
     row = await driven.until(
         lambda row: row["state"] in ("promoted", "rolled_back") and kinds(row)[-1] in ("promote", "rollback"),
         rate=160,
-        most=3000,
+        most=12_000,
     )
     assert kinds(row) == ["advance", "advance", "advance", "advance", "promote"]
     assert row["evidence"]["counts"]["candidate_errors"] > 0
@@ -151,7 +151,7 @@ async def test_five_percent_errors_against_half_a_percent_are_out_within_twice_t
     driven = Driven(gateway, "errors")
     begun = await asyncio.to_thread(driven.begin, stages=[30, 100], dwell_s=DWELL_LONG_S, min_requests=25)
     row = await driven.until(
-        lambda row: row["state"] == "rolled_back" and kinds(row)[-1:] == ["rollback"], rate=160, most=3000
+        lambda row: row["state"] == "rolled_back" and kinds(row)[-1:] == ["rollback"], rate=160, most=12_000
     )
     assert kinds(row) == ["advance", "rollback"]
     bound = error_bound(0.005, 0.05, 0.3, 1e-4)  # in requests of the candidate
@@ -205,7 +205,7 @@ async def test_a_candidate_that_takes_a_fifth_longer_is_found(
     driven = Driven(gateway, "slow")
     await asyncio.to_thread(driven.begin, stages=[30, 100], dwell_s=DWELL_LONG_S, min_requests=25)
     row = await driven.until(
-        lambda row: row["state"] == "rolled_back" and kinds(row)[-1:] == ["rollback"], rate=160, most=4000
+        lambda row: row["state"] == "rolled_back" and kinds(row)[-1:] == ["rollback"], rate=160, most=16_000
     )
     assert kinds(row) == ["advance", "rollback"]
     assert row["evidence"]["decisive_metric"] == "latency"
@@ -219,7 +219,7 @@ async def test_a_good_canary_goes_all_the_way_and_one_that_turns_bad_while_it_is
     row = await driven.until(
         lambda row: row["state"] in ("promoted", "rolled_back") and kinds(row)[-1] in ("promote", "rollback"),
         rate=160,
-        most=3000,
+        most=12_000,
     )
     assert kinds(row) == ["advance", "advance", "advance", "promote"]
     percents = [event["figures"]["percent"] for event in row["events"] if event["kind"] != "verdict"]
@@ -235,7 +235,7 @@ async def test_a_good_canary_goes_all_the_way_and_one_that_turns_bad_while_it_is
     assert "`advance` ends the watch" in refused.text
     servers.rules["v2", "good"] = failing(0.5, seed=5)
     row = await driven.until(
-        lambda row: row["state"] == "rolled_back" and kinds(row)[-1:] == ["rollback"], rate=80, most=1500
+        lambda row: row["state"] == "rolled_back" and kinds(row)[-1:] == ["rollback"], rate=80, most=6000
     )
     assert row["state"] == "rolled_back"
     assert row["evidence"]["decisive_metric"] == "paired_errors"

@@ -31,6 +31,9 @@ def running_demo(output: Path, *arguments: str) -> Iterator[subprocess.Popen[byt
             command,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            ),  # ignored where the tests run in the background
             stdout=file,
             stderr=subprocess.STDOUT,
             env={**os.environ, "TMPDIR": directory},

@@ -1,17 +1,22 @@
 # syntax=docker/dockerfile:1
-# Two stages: wheels and bytecode are made in the first; the second has no compiler, no pip, no root.
+# Two stages: wheels, bytecode and the compiled data plane are made in the first, which has a C compiler; the second has none, no pip, no root.
 
-FROM python:3.13-slim AS build
+FROM python:3.13 AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv --without-pip /opt/model-gateway
 WORKDIR /build
-COPY requirements.runtime.lock ./
+COPY requirements.runtime.lock requirements.compile.lock setup.py ./
 RUN pip --python /opt/model-gateway/bin/python install \
-        --require-hashes --only-binary :all: -r requirements.runtime.lock
+        --require-hashes --only-binary :all: -r requirements.runtime.lock \
+    && pip install --require-hashes --only-binary :all: --target tools -r requirements.compile.lock
 # The program runs from its source tree: migrations and examples lie beside the package.
 COPY app /opt/model-gateway/src/app
 COPY migrations /opt/model-gateway/src/migrations
 COPY examples /opt/model-gateway/src/examples
+# The data plane as C extensions beside its sources (docs/decisions/0002).
+WORKDIR /opt/model-gateway/src
+RUN PYTHONPATH=/build/tools MODEL_GATEWAY_COMPILE=1 /opt/model-gateway/bin/python /build/setup.py --quiet build_ext --inplace \
+    && rm -rf build
 RUN printf '#!/bin/sh\nexec /opt/model-gateway/bin/python -m app "$@"\n' > /opt/model-gateway/bin/model-gateway \
     && chmod 0755 /opt/model-gateway/bin/model-gateway \
     && /opt/model-gateway/bin/python -m compileall -q /opt/model-gateway

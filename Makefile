@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 
-.PHONY: compiled demo serve test check format lint types contracts docs lock servers interop browser faults bench setup clean
+.PHONY: compiled demo serve test check format lint types contracts docs lock servers interop browser screenshots faults bench setup clean
 
 demo: $(INSTALLED) ## Watch real models being released and rolled back (three minutes).
 	$(BIN)/python -m app demo $(ARGS)
@@ -44,8 +44,13 @@ interop: $(INSTALLED) servers ## Real model servers and clients of other project
 	@$(BIN)/python -m tests.interop.environment
 	$(BIN)/python -m pytest -m interop --dist loadfile $(ARGS)
 
-browser: $(INSTALLED) servers ## The dashboard in a real browser.
-	$(BIN)/python -m pytest -m browser $(ARGS)
+browser: $(INSTALLED) ## The dashboard in a real browser.
+	@$(BIN)/python -m tests.browser.environment
+	$(BIN)/python -m pytest -m browser -n 0 tests/browser $(ARGS)
+
+screenshots: $(INSTALLED) ## Write docs/images while the ten minutes of README run.
+	@$(BIN)/python -m tests.browser.environment
+	$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 faults: $(INSTALLED) servers ## Killed processes, full disks, lost servers; takes long and writes docs/faults.md.
 	$(BIN)/python -m tests.faults.report $(ARGS)
@@ -54,7 +59,7 @@ faults: $(INSTALLED) servers ## Killed processes, full disks, lost servers; take
 COMPILED := .cache/compiled/.built
 compiled: $(COMPILED) ## Compile the data plane with mypyc (needs a C compiler).
 
-$(COMPILED): $(INSTALLED) setup.py $(wildcard app/proxy/*.py app/journal/*.py app/domain/*.py app/link/*.py)
+$(COMPILED): $(INSTALLED) setup.py $(wildcard app/*/*.py app/domain/*/*.py)
 	@rm -rf .cache/compiled build/lib* build/temp*
 	@MODEL_GATEWAY_COMPILE=1 $(PIP) install --no-deps --no-build-isolation --target .cache/compiled .
 	@touch $@
@@ -76,10 +81,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
+# For every system and Python that is supported, with the hash of each file.
+LOCKING := --quiet --universal --python-version 3.11 --generate-hashes --no-header
 lock: $(INSTALLED) ## Resolve the dependencies of pyproject.toml anew.
 	$(PIP) install uv
-	$(BIN)/uv pip compile pyproject.toml --extra dev $(LOCKING) -o requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --constraints requirements.lock $(LOCKING) -o requirements.runtime.lock
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra otel $(LOCKING) -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra otel --constraints requirements.lock $(LOCKING) -o requirements.runtime.lock
+	$(BIN)/uv pip compile requirements.compile.in --constraints requirements.lock $(LOCKING) -o requirements.compile.lock
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -12,24 +12,21 @@ import sys
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 import uvicorn
 
 from app.adapters.local import LocalDistribution, LocalLease
-from app.adapters.mlflow_registry import MlflowRegistry
-from app.adapters.otlp import Otlp
-from app.adapters.redis_evidence import RedisEvidence
-from app.adapters.redis_flags import RedisDistribution
-from app.adapters.redis_lease import RedisLease
 from app.adapters.stores import open_store
 from app.adapters.webhook import Webhook
+from app.api.admin.events import facts
 from app.api.app import create_app
 from app.api.auth import Authenticator
 from app.api.services import Services
 from app.control.aliases import Aliases
+from app.control.changes import Changes
 from app.control.clock import Clock, SystemClock
 from app.control.controller import Controller
 from app.control.dependencies import Check, Dependencies
@@ -44,13 +41,20 @@ from app.control.ports import Store
 from app.control.recorder import Recorder
 from app.control.registry import Registry
 from app.control.spans import Spans
-from app.control.specification import ControlSpec
+from app.control.specification import STOPPING_SOON, ControlSpec
 from app.control.statistics import WorkerTotals
 from app.domain.policy import AuthPolicy, RegistryPolicy
 from app.errors import GatewayError
 from app.journal.reader import Journal
 from app.journal.writer import Writer
 from app.link.messages import Frames, Series
+
+if TYPE_CHECKING:  # loaded only where they are configured
+    from app.adapters.mlflow_registry import MlflowRegistry
+    from app.adapters.otlp import Otlp
+    from app.adapters.redis_evidence import RedisEvidence
+    from app.adapters.redis_flags import RedisDistribution
+    from app.adapters.redis_lease import RedisLease
 
 log = structlog.get_logger(__name__)
 
@@ -93,6 +97,7 @@ async def _serve(spec: ControlSpec) -> None:
         heed = control.auth.know
         for policy in news:  # came while the store was being opened
             heed(policy)
+        loop.add_signal_handler(STOPPING_SOON, control.changes.close)
         tasks = [loop.create_task(_forever(name, work, stop), name=name) for name, work in control.works()]
         server = _api_server(control.application)
         listener = _unix_listener(Path(spec.api_socket))
@@ -100,6 +105,7 @@ async def _serve(spec: ControlSpec) -> None:
         await control.link.start()
         log.info("control process up", roles=spec.roles, models=len(spec.models))
         await stop.wait()
+        control.changes.close()
         server.should_exit = True
         await control.last_records()
         for task in tasks:
@@ -119,18 +125,27 @@ class _Control:
         directory = Path(spec.data_dir)
         redis = None if spec.flags_url.startswith("local:") else spec.flags_url
         registry = self.registry = Registry(spec.models, store)
-        self.distribution: LocalDistribution | RedisDistribution = (
-            LocalDistribution() if redis is None else RedisDistribution(redis, lambda: self.flags.all())
-        )
+        self.redis_flags: RedisDistribution | None = None
+        self.distribution: LocalDistribution | RedisDistribution = LocalDistribution()
+        self.lease: LocalLease | RedisLease = LocalLease()
+        if redis is not None:
+            from app.adapters.redis_flags import RedisDistribution
+            from app.adapters.redis_lease import RedisLease
+
+            self.distribution = self.redis_flags = RedisDistribution(redis, lambda: self.flags.all())
+            self.lease = RedisLease(redis)
         self.flags = FlagsService(store, registry, self.distribution, clock, LastKnown(Path(spec.last_known)))
-        self.lease: LocalLease | RedisLease = LocalLease() if redis is None else RedisLease(redis)
         self.webhook = Webhook()
         self.outbox = Outbox(directory / "outbox", self.webhook.post, clock, f"/model-gateway/{spec.host}")
         news = News(registry, self.outbox)
         self.controller = Controller(
             registry, self.flags, store, self.lease, clock, lambda: str(uuid.uuid4()), news
         )
-        self.evidence = None if redis is None else RedisEvidence(redis, spec.host, self.controller)
+        self.evidence: RedisEvidence | None = None
+        if redis is not None:
+            from app.adapters.redis_evidence import RedisEvidence
+
+            self.evidence = RedisEvidence(redis, spec.host, self.controller)
         self.link = LinkServer(
             Path(spec.link_socket), registry, self.flags, WorkerTotals(), self.evidence or self.controller
         )
@@ -140,22 +155,24 @@ class _Control:
             registry, self.flags, store, self.outcomes, clock, lambda: self.controller.leads, news
         )
         self.otlp, self.spans = _spans(spec)
-        self.mlflow, self.moves, self.aliases = self._followed(spec.registry, clock)
+        self.mlflow, self.aliases = self._followed(spec.registry, clock)
         self.recorder = Recorder(
             Journal(Path(spec.journal.directory)),
             store,
-            lambda: {model.name: model for model in registry.models()},
+            registry.by_name,
             clock,
             spec.host,
             spec.privacy_secret,
             self.spans.heed if self.spans is not None else None,
         )
         checks: dict[str, Check] = {"store": store.ping}
-        if isinstance(self.distribution, RedisDistribution):
-            checks["flags"] = self.distribution.ping
+        if self.redis_flags is not None:
+            checks["flags"] = self.redis_flags.ping
         self.dependencies = Dependencies(checks, self.link)
         self.auth = Authenticator(spec.auth, clock, spec.server.trusted_proxies)
-        services = Services(
+        self.changes = Changes()
+        self.flags.subscribe(self.changes.touch)
+        services = self.services = Services(
             registry=registry,
             flags=self.flags,
             store=store,
@@ -167,9 +184,11 @@ class _Control:
             accounting=self.recorder.accounting,
             clock=clock,
             data_dir=directory,
+            changes=self.changes,
             series=(
                 self.recorder.series,
                 self.dependencies.series,
+                self.changes.series,
                 self._journal_series,
                 self._distribution_series,
                 *((self.spans.series,) if self.spans is not None else ()),
@@ -178,26 +197,17 @@ class _Control:
         )
         self.application = create_app(services)
 
-    def _followed(
-        self, policy: RegistryPolicy, clock: Clock
-    ) -> tuple[MlflowRegistry | None, Outbox | None, Aliases | None]:
-        """The model registry, with an outbox of its own: a dead one holds up no webhook."""
+    def _followed(self, policy: RegistryPolicy, clock: Clock) -> tuple[MlflowRegistry | None, Aliases | None]:
+        """The model registry and what keeps its aliases, when one is configured."""
         if policy.mlflow_uri is None:
-            return None, None, None
+            return None, None
+        from app.adapters.mlflow_registry import MlflowRegistry
+
         mlflow = MlflowRegistry(policy.mlflow_uri, policy.mlflow_token, policy.timeout_s)
-        directory = Path(self.spec.data_dir) / "outbox-registry"
-        moves = Outbox(directory, mlflow.post, clock, f"/model-gateway/{self.spec.host}")
         aliases = Aliases(
-            policy.mlflow_uri,
-            policy.poll_s,
-            mlflow,
-            moves,
-            self.registry,
-            self.flags,
-            clock,
-            lambda: self.controller.leads,
+            policy.poll_s, mlflow, self.registry, self.flags, clock, lambda: self.controller.leads
         )
-        return mlflow, moves, aliases
+        return mlflow, aliases
 
     def _journal_series(self) -> Iterator[Series]:
         """This process's own part of the journal: the outcomes."""
@@ -208,8 +218,8 @@ class _Control:
 
     def _distribution_series(self) -> Iterator[Series]:
         """What Redis held that could not be read; flags that could be read and were refused are counted by the flags service."""
-        if isinstance(self.distribution, RedisDistribution):
-            yield Series("gateway_flags_refused_total", (), self.distribution.refused)
+        if self.redis_flags is not None:
+            yield Series("gateway_flags_refused_total", (), self.redis_flags.refused)
 
     @classmethod
     async def build(cls, spec: ControlSpec, stack: contextlib.AsyncExitStack) -> _Control:
@@ -223,6 +233,7 @@ class _Control:
                 stack.push_async_callback(client.close)
         stack.callback(control.writer.close)
         await control.flags.start()
+        stack.push_async_callback(control.flags.close)
         await control.controller.start()
         stack.push_async_callback(control.controller.close)
         stack.push_async_callback(control.link.close)
@@ -233,6 +244,7 @@ class _Control:
         yield "flags", self.flags.run()
         yield "journal", self.writer.sync_forever()
         yield "dependencies", self.dependencies.run()
+        yield "changes", self.changes.run(lambda: facts(self.services, self.dependencies.down))
         yield "outbox", self.outbox.run()
         if self.evidence is not None:
             yield "evidence", self.evidence.run()
@@ -240,8 +252,7 @@ class _Control:
             yield "recorder", self.recorder.run()
         if self.spans is not None:
             yield "spans", self.spans.run()
-        if self.moves is not None and self.aliases is not None:
-            yield "registry-moves", self.moves.run()
+        if self.aliases is not None:
             yield "registry", self.aliases.run()
         if "controller" in self.spec.roles:
             yield "controller", self.controller.run()
@@ -261,6 +272,8 @@ def _spans(spec: ControlSpec) -> tuple[Otlp | None, Spans | None]:
     policy = spec.telemetry
     if policy.otlp_endpoint is None:
         return None, None
+    from app.adapters.otlp import Otlp
+
     otlp = Otlp(policy.otlp_endpoint, policy.headers, spec.host)
     return otlp, Spans(otlp.export)
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.control.specification import STOPPING_SOON
 from app.domain.policy import AuthPolicy
 from app.errors import ConfigurationError
 from app.main import send_specification
@@ -147,6 +148,9 @@ class Supervisor:
                     await stop.wait()
         for task in rolling:
             task.cancel()
+        for child in self.children:
+            if child.role == "control":
+                child.signal(STOPPING_SOON)
         # The control process outlives the workers: it takes their last records into the store.
         await self._end([c for c in self.children if c.role == "worker"], self._drain_s + 2.0)
         await self._end([c for c in self.children if c.role != "worker"], 10.0)

@@ -1,6 +1,6 @@
 """What a shadow that does everything wrong costs production: p99 with it ÷ p99 without any shadow, in turn, many rounds.
 
-    python -m benchmarks.shadow_faults [--rounds 7] [--seconds 6] [--rate 250]
+    python -m benchmarks.shadow_faults [--rounds 7] [--seconds 6] [--rate 250] [--json]
 
 A real worker forwards paced requests (open loop, Poisson times of a fixed seed, latency from the moment a request was due) to a model
 server that takes 20 ms; one model of the worker has no shadow, the others one that answers as fast as production, hangs, resets,
@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from app.domain.flags import Flags
@@ -112,19 +112,18 @@ def table(seen: dict[str, Seen], worker: RunningWorker) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    """Measure, print the table; 1 when the goal was missed or an answer failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.shadow_faults", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=6.0, help="load on each kind in each round")
-    parser.add_argument("--rate", type=float, default=250.0, help="requests a second")
-    parser.add_argument("--only", default="*", help="kinds beside `alone`, wildcards allowed")
-    options = parser.parse_args()
-    kinds = [name for name in KINDS if name == "alone" or fnmatch.fnmatchcase(name, options.only)]
-    if options.rounds < 2:
-        parser.error("--rounds must be 2 or more")
+def ratios(seen: dict[str, Seen]) -> dict[str, float]:
+    """The median over rounds of p99 ÷ p99 without a shadow, by kind of shadow."""
+    alone = seen["alone"].p99_ms
+    return {
+        name: statistics.median(a / b for a, b in zip(kind.p99_ms, alone, strict=True))
+        for name, kind in seen.items()
+        if name != "alone"
+    }
+
+
+def run(options: argparse.Namespace, kinds: list[str]) -> tuple[dict[str, Seen], str]:
+    """Start everything, measure, end everything: what was seen, and the table."""
     cores = sorted(os.sched_getaffinity(0))
     worker_core, others = frozenset(cores[:1]), frozenset(cores[1:] or cores)
     os.sched_setaffinity(0, others)
@@ -155,19 +154,39 @@ def main() -> int:
             os.sched_setaffinity(worker.process.pid, worker_core)
             load(worker.port, "/alone/answers", options)  # connections to the model server are opened here
             seen = measure(options, worker, kinds)
-            print(table(seen, worker))
-    alone = seen["alone"].p99_ms
-    ratios = {
-        n: statistics.median(a / b for a, b in zip(k.p99_ms, alone, strict=True)) for n, k in seen.items()
-    }
-    missed = {name: round(ratio, 3) for name, ratio in ratios.items() if ratio >= GOAL}
-    failed = sum(sum(kind.failed.values()) for kind in seen.values())
-    print(
-        f"goal: every ratio below {GOAL}; "
-        + (f"missed: {missed}" if missed else "held")
-        + f"; {failed} answers failed"
+            return seen, table(seen, worker)
+
+
+def main() -> int:
+    """Measure, print the table; 1 when the goal was missed or an answer failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.shadow_faults", description=__doc__.split("\n")[0]
     )
-    print(f"load average {os.getloadavg()[0]:.1f}, {len(cores)} cores")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=6.0, help="load on each kind in each round")
+    parser.add_argument("--rate", type=float, default=250.0, help="requests a second")
+    parser.add_argument("--only", default="*", help="kinds beside `alone`, wildcards allowed")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_args()
+    kinds = [name for name in KINDS if name == "alone" or fnmatch.fnmatchcase(name, options.only)]
+    if options.rounds < 2:
+        parser.error("--rounds must be 2 or more")
+    seen, lines = run(options, kinds)
+    found = ratios(seen)
+    missed = {name: round(ratio, 3) for name, ratio in found.items() if ratio >= GOAL}
+    failed = sum(sum(kind.failed.values()) for kind in seen.values())
+    if options.json:
+        print(
+            json.dumps({"ratios": found, "failed": failed, "kinds": {n: asdict(k) for n, k in seen.items()}})
+        )
+    else:
+        print(lines)
+        print(
+            f"goal: every ratio below {GOAL}; "
+            + (f"missed: {missed}" if missed else "held")
+            + f"; {failed} answers failed"
+        )
+        print(f"load average {os.getloadavg()[0]:.1f}")
     return 1 if missed or failed else 0
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from app.config.environment import PREFIX
+from app.config.kinds import Section
 from app.config.reflection import fields, kind
-from app.config.schema import Section, Settings
+from app.config.schema import Settings
 from docs import reference
 
 HERE = Path(__file__).parent
@@ -135,7 +136,12 @@ def _bounds(schema: dict[str, Any]) -> str:
     return f" {', '.join(found)}" if found else ""
 
 
-GENERATED = {"configuration.md": configuration, "api.md": reference.api, "metrics.md": reference.metrics}
+GENERATED = {
+    "configuration.md": configuration,
+    "api.md": reference.api,
+    "metrics.md": reference.metrics,
+    "errors.md": reference.errors,
+}
 
 
 def main() -> None:

@@ -1,12 +1,15 @@
-"""The pages about the HTTP interface and the metrics, made from the code. See `docs.generate`."""
+"""The pages about the HTTP interface, the metrics and the errors, made from the code. See `docs.generate`."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from typing import Any
 
+from app.api import problems
 from app.api.app import describe
 from app.control.statistics import CATALOGUE
+from app.journal.format import DROP_REASONS
+from app.proxy.fields import PROBLEMS, RETRY
 
 _API = """# HTTP interface
 
@@ -27,6 +30,48 @@ _METRICS = """# Metrics
 
 `GET /metrics` needs no token: no label holds a user, a path or an id. Prometheus text or OpenMetrics, as `Accept` asks. Counters of the
 workers are added up and go on when a worker is replaced; they begin at 0 when the whole gateway starts.
+"""
+_ERRORS = """# Errors
+
+<!-- Made by `make docs` from app/proxy/fields.py and app/api/problems.py; edit the tables there. -->
+
+Every error is a problem (RFC 9457, `application/problem+json`): `code` for programs, `detail` for people.
+
+## Model traffic
+
+The gateway's own answers on a model's path carry `X-Gateway-Error`. Everything without that header, whatever its status, is the model
+server's own answer, passed on as it came. *again*: the answer has `Retry-After`, and the request was not passed on.
+
+| `X-Gateway-Error` | status | again | what it says |
+|---|---|---|---|
+"""
+_API_ERRORS = """
+## API
+
+| `code` | status | what to do |
+|---|---|---|
+"""
+_DROPPED = """
+## Records that were not kept
+
+`dropped` in `GET /admin/accounting`, `reason` of `gateway_journal_dropped_total`.
+
+| reason | what happened |
+|---|---|
+"""
+# Beyond the journal's own, what the accounts add.
+_DROP_MEANINGS = {
+    "full": "The disk was full, or `journal.max_bytes` reached.",
+    "io_error": "The disk refused a write.",
+    "too_large": "One record was larger than a journal takes.",
+    "interrupted": "Counted as received, but its worker was killed before it was written.",
+    "torn": "A half-written record at the end of a file, from a killed machine; its answer had not left.",
+}
+_COMMANDS = """
+## Exit status of `model-gateway`
+
+0 done; 1 the answer is no (a rollout that was rolled back, rows that were rejected, a gateway that does not answer); 2 usage or
+configuration, one line a fault with its remedy; 130 interrupted.
 """
 
 
@@ -64,3 +109,25 @@ def metrics() -> str:
         for name, metric in CATALOGUE.items()
     ]
     return f"{_METRICS}\n| name | kind | labels | says |\n|---|---|---|---|\n{''.join(rows)}"
+
+
+def errors() -> str:
+    """docs/errors.md."""
+    parts = [_ERRORS]
+    for code, (status, _, remedy) in PROBLEMS.items():
+        parts.append(f"| `{code}` | {status} | {'yes' if code in RETRY else ''} | {remedy} |\n")
+    parts.append(_API_ERRORS)
+    statuses: dict[str, set[int]] = defaultdict(set)
+    for _, status, code in problems.TABLE:
+        statuses[code].add(status)
+    for status, code in problems.CODES.items():
+        statuses[code].add(status)
+    statuses["client_left"].add(400)
+    statuses["internal"].add(500)
+    for code, remedy in problems.REMEDIES.items():
+        shown = ", ".join(map(str, sorted(statuses[code]))) or "other"
+        parts.append(f"| `{code}` | {shown} | {remedy} |\n")
+    parts.append(_DROPPED)
+    parts += [f"| `{reason}` | {meaning} |\n" for reason, meaning in _DROP_MEANINGS.items()]
+    assert set(DROP_REASONS) <= set(_DROP_MEANINGS)
+    return "".join(parts) + _COMMANDS

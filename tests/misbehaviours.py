@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import gzip
 import socket
 import struct
@@ -517,10 +518,16 @@ async def endless_body(connection: Connection, request: Received) -> None:
     await connection.send(b"0\r\n\r\n")
 
 
+@functools.cache
+def bomb(size: int) -> bytes:
+    """A few kilobytes that unpack to `size` bytes; made once, since that takes seconds on a busy machine."""
+    return gzip.compress(b"0" * size, compresslevel=9)
+
+
 @behaviour
 async def gzip_bomb(connection: Connection, request: Received) -> None:
     """A few kilobytes that unpack to `bytes` bytes (64 MiB)."""
-    packed = gzip.compress(b"0" * int(request.number("bytes", 64 * 1024**2)), compresslevel=9)
+    packed = bomb(int(request.number("bytes", 64 * 1024**2)))
     await connection.send(reply(packed, "200 OK", "Content-Encoding: gzip"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import ctypes
 import itertools
@@ -10,7 +11,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,19 +23,13 @@ import asyncpg
 import redis
 
 from tests import bring_servers
+from tests.ports import free_port
 
 T = TypeVar("T")
 START_S = 60.0
 _ATTEMPTS = 5
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def free_port() -> int:
-    """A port nobody listens on now; whoever takes it must be ready to try another."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Server:
@@ -140,6 +134,7 @@ class PostgresServer(Server):
     """Superuser `gateway`, no password, on 127.0.0.1 only."""
 
     stop_signal = signal.SIGINT  # fast: does not wait for clients
+    _fresh: Path | None = None  # a directory of data as initdb makes it, once a process, to be copied
 
     def __init__(self, settings: dict[str, str] | None = None) -> None:
         super().__init__("postgres")
@@ -148,15 +143,24 @@ class PostgresServer(Server):
         self._numbers = itertools.count(1)
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             self.run_as(next(name for name in ("postgres", "nobody") if _exists(name)))
+        if PostgresServer._fresh is None:
+            initdb = ["-U", "gateway", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+            self._make(self._programs / "initdb", "-D", "data", *initdb)
+            fresh = Path(tempfile.mkdtemp(prefix="gateway-test-postgres-fresh-"))
+            atexit.register(shutil.rmtree, fresh, ignore_errors=True)
+            shutil.chown(fresh, self._user or os.geteuid())
+            self._make("cp", "-a", "data", str(fresh))
+            PostgresServer._fresh = fresh / "data"
+        else:
+            self._make("cp", "-a", str(PostgresServer._fresh), "data")
+
+    def _make(self, *command: str | Path) -> None:
+        """A step of making the directory of data, done as the server's user."""
         made = subprocess.run(
-            [
-                self._programs / "initdb", "-D", "data", "-U", "gateway", "-A", "trust", "-E", "UTF8",
-                "--no-locale", "--no-sync",
-            ],
-            cwd=self.directory, user=self._user, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            command, cwd=self.directory, user=self._user, capture_output=True, text=True, check=False
+        )
         if made.returncode != 0:
-            raise RuntimeError(f"initdb: {made.stderr.strip() or made.stdout.strip()}")
+            raise RuntimeError(f"{command[0]}: {made.stderr.strip() or made.stdout.strip()}")
 
     def _command(self) -> list[str]:
         settings = {

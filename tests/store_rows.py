@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from app.control.extraction import document
 from app.control.ports import (
     AuditEntry,
     Batch,
@@ -57,6 +58,8 @@ def prediction(at: datetime = T0, **fields: Any) -> PredictionRow:
         "facts": {"tokens": 7},
         **fields,
     }
+    if isinstance(values["features"], dict):
+        values["features"] = document(values["features"])
     return PredictionRow(**values)
 
 

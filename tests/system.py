@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,8 @@ import yaml
 from tests.worker import eventually
 
 ROOT = Path(__file__).parent.parent
+# Trusts nobody. Without it each client would read all of the system's authorities, which takes longer than the call.
+PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @dataclass
@@ -40,7 +43,7 @@ class RunningGateway:
     def admin(self, method: str, path: str, body: object = None, **headers: str) -> httpx2.Response:
         """One call of the API with the admin token."""
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        with httpx2.Client(trust_env=False, timeout=20.0) as client:
+        with httpx2.Client(trust_env=False, timeout=20.0, verify=PLAIN) as client:
             return client.request(
                 method,
                 self.url + path,
@@ -61,11 +64,14 @@ class RunningGateway:
     def accounting(self) -> Any:
         return self.get("/admin/accounting")
 
-    def settled(self, within_s: float = 20.0) -> Any:
-        """The accounts once nothing is pending."""
-        return eventually(
-            lambda: (found := self.accounting())["pending"] == 0 and found, within_s, "an empty journal"
-        )
+    def settled(self, within_s: float = 20.0, *, received: int = 0) -> Any:
+        """The accounts once nothing is pending and so many records came in: copies are still under way when the clients have theirs."""
+
+        def accounts() -> Any:
+            found = self.accounting()
+            return found["pending"] == 0 and found["received"] >= received and found
+
+        return eventually(accounts, within_s, f"an empty journal after {received} records")
 
     def children(self) -> list[int]:
         """Process ids of workers and control process."""
@@ -107,7 +113,10 @@ class RunningGateway:
         if self.process.poll() is not None:
             raise AssertionError(f"the gateway ended with {self.process.returncode}")
         try:
-            return httpx2.get(self.url + "/readyz", trust_env=False, timeout=2.0).status_code == 200
+            return (
+                httpx2.get(self.url + "/readyz", trust_env=False, timeout=2.0, verify=PLAIN).status_code
+                == 200
+            )
         except (httpx2.HTTPError, OSError):
             return False
 
@@ -115,7 +124,7 @@ class RunningGateway:
         if self.process.poll() is not None:
             raise AssertionError(f"the gateway ended with {self.process.returncode}")
         try:
-            reply = httpx2.get(self.url + "/readyz", trust_env=False, timeout=2.0)
+            reply = httpx2.get(self.url + "/readyz", trust_env=False, timeout=2.0, verify=PLAIN)
             return (
                 reply.status_code == 200
                 and "control" not in reply.json().get("degraded", [])
@@ -189,12 +198,3 @@ def _end(gateway: RunningGateway) -> None:
     log = (gateway.directory / "gateway.log").read_text(errors="replace")
     sys.stdout.write(log[-4000:])
     assert "Traceback" not in log, "the gateway's log holds a traceback"
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nothing listens on right now."""
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port

@@ -11,12 +11,11 @@ import yaml
 
 from app import config
 from app.config import Settings, load
-from app.config.consistency import METRICS, RESERVED
+from app.config.consistency import METRICS
 from app.domain.model import Model, RoutingKey, UpstreamTls, Version
 from app.domain.performance.tally import for_task
 from app.domain.policy import AuthPolicy, JournalPolicy, ServerPolicy, Token
 from app.errors import ConfigurationError
-from app.proxy.plane import RESERVED as PLANE_RESERVED
 
 MINIMAL = """
 models:
@@ -391,7 +390,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         ("store: {url: postgresql://h:port/db}", "store.url", "is no URL"),
         ("store: {url: gateway.db}", "store.url", "scheme 'none'"),
         ("store: {url: 'sqlite://'}", "store.url", "names no file"),
-        ("flags: {url: http://h}", "flags.url", "use local:// or redis://"),
+        ("flags: {url: http://h}", "flags.url", "use local://, redis://"),
         ("flags: {url: redis://}", "flags.url", "no host"),
         ("flags: {url: local://x}", "flags.url", "after local://"),
         ("journal: {fsync: sometimes}", "journal.fsync", "use interval, always or never"),
@@ -495,10 +494,6 @@ def test_each_wrong_key_of_a_model(tmp_path: Path, changes: str, where: str, say
 def test_prefixes_beside_the_gateways_own_are_allowed(tmp_path: Path, prefix: str) -> None:
     (model,) = config.models(loaded(tmp_path, MINIMAL + f"    match: {{path_prefix: {prefix}}}\n"))
     assert model.match.path_prefix == prefix
-
-
-def test_the_gateways_own_paths_are_those_the_data_plane_keeps() -> None:
-    assert {segment.strip("/") for segment in PLANE_RESERVED} == set(RESERVED)
 
 
 @pytest.mark.parametrize("task", list(METRICS))

@@ -34,6 +34,15 @@ def manifests() -> list[dict[str, Any]]:
     return [document for path in files for document in yaml.safe_load_all(path.read_text())]
 
 
+def pods(*kinds: str) -> dict[str, dict[str, Any]]:
+    """The pod specification of each workload, by its name."""
+    return {
+        one["metadata"]["name"]: one["spec"]["template"]["spec"]
+        for one in manifests()
+        if one["kind"] in (kinds or ("StatefulSet", "Deployment", "Job"))
+    }
+
+
 def run(*command: str, cwd: Path = ROOT) -> None:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -48,8 +57,7 @@ def run(*command: str, cwd: Path = ROOT) -> None:
     ids=str,
 )
 def test_every_configuration_that_is_shipped_is_accepted(path: Path) -> None:
-    if "StatefulSet" not in path.read_text():
-        assert load(path, environ={}).models
+    assert load(path, environ={}).models
 
 
 def test_the_environment_of_compose_and_kubernetes_is_understood() -> None:
@@ -85,6 +93,32 @@ def test_compose_names_only_what_exists() -> None:
     assert hosts <= set(services)
 
 
+def test_every_service_of_compose_says_when_it_is_well_and_none_asks_at_another_ones_port() -> None:
+    """The image's own check asks a gateway: the services that run something else from it must not inherit it."""
+    for name, service in compose()["services"].items():
+        check = service.get("healthcheck")
+        if name == "gateway":
+            assert check is None, "the image's own"
+        elif service.get("restart") == "no":
+            assert check == {"disable": True}, name
+        else:
+            assert check["test"][0] in ("CMD", "CMD-SHELL"), name
+            if service.get("build"):
+                port = service["entrypoint"][service["entrypoint"].index("--port") + 1]
+                assert f":{port}/" in " ".join(check["test"])
+
+
+def test_what_compose_scrapes_and_shows_are_its_own_services() -> None:
+    services = compose()["services"]
+    scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    targets = [target for job in scraped for one in job["static_configs"] for target in one["targets"]]
+    port = load(DEPLOY / "compose" / "gateway.yaml", environ={}).server.port
+    assert targets == [f"gateway:{port}"]
+    (sources,) = (DEPLOY / "grafana" / "provisioning" / "datasources").glob("*.y*ml")
+    (source,) = yaml.safe_load(sources.read_text())["datasources"]
+    assert source["url"].removeprefix("http://").partition(":")[0] in services
+
+
 def test_programs_that_containers_start_exist() -> None:
     services = compose()["services"]
     for service in services.values():
@@ -98,8 +132,10 @@ def test_programs_that_containers_start_exist() -> None:
 def test_the_grace_that_platforms_give_covers_the_drain() -> None:
     drain = load(None, environ={}).server.drain_s
     assert int(compose()["services"]["gateway"]["stop_grace_period"].removesuffix("s")) > drain + 10
-    (stateful,) = (one for one in manifests() if one["kind"] == "StatefulSet")
-    assert stateful["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > drain + 10
+    for pod in pods("StatefulSet").values():
+        for container in pod["containers"]:
+            waited = int(container["lifecycle"]["preStop"]["exec"]["command"][-1])
+            assert pod["terminationGracePeriodSeconds"] > waited + drain + 10
     unit = (DEPLOY / "systemd" / "model-gateway.service").read_text()
     assert int(re.findall(r"^TimeoutStopSec=(\d+)", unit, re.MULTILINE)[0]) > drain + 10
 
@@ -126,7 +162,12 @@ def test_the_image_installs_a_part_of_what_was_tested() -> None:
 
 
 def test_every_dependency_is_locked_with_a_hash() -> None:
-    for name in ("requirements.lock", "requirements.runtime.lock", "tests/servers.lock"):
+    for name in (
+        "requirements.lock",
+        "requirements.runtime.lock",
+        "requirements.compile.lock",
+        "tests/servers.lock",
+    ):
         entries = re.split(r"\n(?=\S)", (ROOT / name).read_text().strip())
         pins = [entry for entry in entries if "==" in entry.splitlines()[0]]
         assert pins
@@ -155,15 +196,63 @@ def test_the_unit_runs_commands_that_exist() -> None:
 
 
 def test_pods_write_only_where_they_may() -> None:
-    (stateful,) = (one for one in manifests() if one["kind"] == "StatefulSet")
-    pod = stateful["spec"]["template"]["spec"]
-    volumes = {volume["name"] for volume in pod["volumes"]}
-    volumes |= {claim["metadata"]["name"] for claim in stateful["spec"]["volumeClaimTemplates"]}
-    for container in [*pod["initContainers"], *pod["containers"]]:
-        assert container["securityContext"]["readOnlyRootFilesystem"] is True
-        assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
-        assert container["args"][0] in COMMANDS
-    assert pod["enableServiceLinks"] is False
+    for one in manifests():
+        if one["kind"] not in ("StatefulSet", "Job"):
+            continue
+        pod = one["spec"]["template"]["spec"]
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        volumes |= {claim["metadata"]["name"] for claim in one["spec"].get("volumeClaimTemplates", [])}
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["automountServiceAccountToken"] is pod["enableServiceLinks"] is False
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+            assert container["args"][0] in COMMANDS
+
+
+def test_each_proxy_has_its_recorder_on_the_same_volume_and_every_role_is_played() -> None:
+    pod = pods("StatefulSet")["model-gateway"]
+    (recorder,), (proxy,) = pod["initContainers"], pod["containers"]
+    assert recorder["restartPolicy"] == "Always"  # a sidecar: it ends after the proxy
+    assert recorder["volumeMounts"] == proxy["volumeMounts"]
+    assert recorder["args"][-2:] == ["--roles", "recorder"]
+    assert proxy["args"][-2:] == ["--roles", "proxy"]
+    (controller,) = pods("StatefulSet")["model-gateway-controller"]["containers"]
+    assert "--roles" not in controller["args"]  # all of them
+
+
+def test_services_autoscaler_budgets_and_monitor_name_what_exists() -> None:
+    found = manifests()
+    names = {(one["kind"], one["metadata"]["name"]) for one in found if "metadata" in one}
+    components = {
+        one["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]
+        for one in found
+        if one["kind"] in ("StatefulSet", "Job")
+    }
+    for one in found:
+        match one["kind"]:
+            case "HorizontalPodAutoscaler":
+                target = one["spec"]["scaleTargetRef"]
+                assert (target["kind"], target["name"]) in names
+                for metric in one["spec"]["metrics"]:
+                    scaled = pods("StatefulSet")[target["name"]]["containers"]
+                    assert metric["containerResource"]["container"] in {one["name"] for one in scaled}
+            case "Service" if "selector" in one["spec"]:
+                assert one["spec"]["selector"]["app.kubernetes.io/component"] in components
+            case "PodDisruptionBudget":
+                assert one["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"] in components
+            case "StatefulSet":
+                assert ("Service", one["spec"]["serviceName"]) in names
+    monitor = yaml.safe_load((DEPLOY / "kubernetes" / "monitoring" / "servicemonitor.yaml").read_text())
+    wanted = monitor["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"]
+    (service,) = (
+        one
+        for one in found
+        if one["kind"] == "Service"
+        and one["metadata"].get("labels", {}).get("app.kubernetes.io/component") == wanted
+    )
+    assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
 
 
 def test_the_manifests_build() -> None:
@@ -223,8 +312,18 @@ def test_every_alert_says_what_to_do() -> None:
                 assert set(rule["annotations"]) == {"summary", "description"}
 
 
-def test_the_rules_do_what_their_tests_say() -> None:
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
-    run("promtool", "check", "rules", str(RULES))
-    run("promtool", "test", "rules", str(DEPLOY / "prometheus" / "rules.test.yml"))
+def test_every_alert_has_a_unit_test_and_a_page_of_the_playbook() -> None:
+    """The unit tests are run by promtool in `make interop`."""
+    alerts = [
+        rule["alert"]
+        for group in yaml.safe_load(RULES.read_text())["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+    tests = yaml.safe_load((DEPLOY / "prometheus" / "rules.test.yml").read_text())["tests"]
+    fired = {
+        one["alertname"] for test in tests for one in test.get("alert_rule_test", ()) if one["exp_alerts"]
+    }
+    assert fired == set(alerts)
+    playbook = (ROOT / "docs" / "guides" / "incidents.md").read_text("utf-8")
+    assert re.findall(r"^## (Gateway\w+)$", playbook, re.MULTILINE) == alerts

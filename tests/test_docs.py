@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from app.config.kinds import Section
 from app.config.reflection import fields, kind
-from app.config.schema import Section, Settings
+from app.config.schema import Settings
 from docs.generate import GENERATED, HERE
 
 ROOT = HERE.parent
@@ -52,12 +53,39 @@ def test_the_reference_has_every_key_of_the_contract() -> None:
             assert f"| `{key}` |" in page
 
 
+def test_every_error_code_has_a_remedy() -> None:
+    """Those of the table, those by status, and those that a route gives by itself; and none that no code gives."""
+    from app.api import problems
+
+    source = "\n".join(path.read_text("utf-8") for path in (ROOT / "app" / "api").rglob("*.py"))
+    given = set(re.findall(r"\bproblem\(\s*\d+,\s*\"(\w+)\"", source))
+    assert {"internal", "client_left", "journal_full"} <= given
+    given |= {code for _, _, code in problems.TABLE} | set(problems.CODES.values()) | {"error"}
+    assert set(problems.REMEDIES) == given
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_within_the_documentation_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not target.startswith(("http://", "https://", "#", "mailto:")):
             assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links to {target}"
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    linked = set(re.findall(r"\]\(([^)#\s]+)", readme))
+    pages = {str(page.relative_to(ROOT)) for page in HERE.rglob("*.md") if page.parent.name != "decisions"}
+    assert pages <= linked
+    assert "docs/decisions" in linked
+
+
+def test_every_guide_is_run_by_a_test() -> None:
+    """Its name stands in a test; the tests of guides run all blocks of shell."""
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*guide*.py"))
+    tests += (ROOT / "tests" / "scenarios" / "test_first_canary.py").read_text("utf-8")
+    for guide in (HERE / "guides").glob("*.md"):
+        assert f'"{guide.name}"' in tests, guide.name
 
 
 def test_commands_in_the_readme_exist() -> None:

@@ -7,21 +7,26 @@ Blocking: for the command line, or a thread. Two at once wait for each other.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.adapters.postgres_url import driver_url
 from app.errors import UnavailableError
 
-_Work = Callable[[Config], None]
+if (
+    TYPE_CHECKING
+):  # Alembic is loaded when there is something to migrate: most starts of a gateway find its file up to date.
+    from alembic.config import Config
+
+NEWEST = "0001"  # the revision that migrations/ leads to
+_Work = Callable[["Config"], None]
 _PACKAGE = Path(__file__).resolve().parents[1]
 _HISTORY = next(
     path for path in (_PACKAGE / "migrations", _PACKAGE.parent / "migrations") if (path / "env.py").exists()
@@ -31,16 +36,23 @@ _LOCK = 0x6D67_6D69_6772  # "mgmigr"
 
 def upgrade(url: str, revision: str = "head") -> None:
     """Apply what is missing. `UnavailableError` when the database cannot be reached or used."""
+    from alembic import command
+
     _run(url, lambda config: command.upgrade(config, revision))
 
 
 def downgrade(url: str, revision: str) -> None:
     """Take back everything after `revision` (`base`: everything)."""
+    from alembic import command
+
     _run(url, lambda config: command.downgrade(config, revision))
 
 
 def revisions(url: str) -> tuple[str | None, str | None]:
     """The revision of the database and that of this version of the gateway."""
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
     found: list[str | None] = []
 
     def note(config: Config) -> None:
@@ -48,6 +60,17 @@ def revisions(url: str) -> tuple[str | None, str | None]:
 
     _run(url, note)
     return found[0], ScriptDirectory(str(_HISTORY)).get_current_head()
+
+
+def is_current(path: Path) -> bool:
+    """Whether an SQLite file has the tables of this version already."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return database.execute("SELECT version_num FROM alembic_version").fetchall() == [(NEWEST,)]
+    except (
+        sqlite3.Error
+    ):  # no file yet, no such table, or in the middle of somebody's migration: the long way finds out
+        return False
 
 
 def _run(url: str, work: _Work) -> None:
@@ -86,6 +109,8 @@ async def _on_postgres(url: str, work: _Work) -> None:
 
 
 def _config(connection: sa.Connection) -> Config:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(_HISTORY).replace("%", "%%"))
     config.attributes["connection"] = connection

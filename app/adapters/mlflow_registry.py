@@ -6,16 +6,15 @@ alias that is not set is answered 400 INVALID_PARAMETER_VALUE or 404 RESOURCE_DO
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
 from typing import Any
 
 import httpx2
 import msgspec
 
 from app.domain.registered import RegisteredVersion
-from app.errors import UnavailableError
+from app.errors import NotFoundError, UnavailableError
 
-CHAMPION, CHALLENGER = "champion", "challenger"
 _ALIAS = "/api/2.0/mlflow/registered-models/alias"
 _URL_TAG = "gateway.url"
 _UNKNOWN = frozenset(("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"))
@@ -27,15 +26,13 @@ class MlflowRegistry:
     def __init__(self, uri: str, token: str | None, timeout_s: float) -> None:
         self._url = uri.rstrip("/") + _ALIAS
         headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._timeout_s = timeout_s
         self._client = httpx2.AsyncClient(
             timeout=timeout_s, follow_redirects=False, trust_env=False, headers=headers
         )
 
-    async def challenger(self, name: str) -> RegisteredVersion | None:
-        """The version that has the alias `challenger`; None when there is none. `UnavailableError` without an answer."""
-        return await self._aliased(name, CHALLENGER)
-
-    async def _aliased(self, name: str, alias: str) -> RegisteredVersion | None:
+    async def aliased(self, name: str, alias: str) -> RegisteredVersion | None:
+        """The version that has the alias; None when there is none. `UnavailableError` without an answer."""
         reply = await self._call("GET", params={"name": name, "alias": alias})
         document = _document(reply)
         if reply.status_code in (400, 404) and document.get("error_code") in _UNKNOWN:
@@ -54,25 +51,25 @@ class MlflowRegistry:
             str(version["version"]), str(version.get("source", ""))[:1000], tags.get(_URL_TAG)
         )
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
-        """Carry out an event of the outbox: `champion` moves to the version, which is no challenger any more. May be repeated.
-
-        The status that settles it; `UnavailableError` without an answer.
-        """
-        data = msgspec.json.decode(body)["data"]
-        name, number = data["name"], data["number"]
-        reply = await self._call("POST", json={"name": name, "alias": CHAMPION, "version": number})
+    async def point(self, name: str, alias: str, number: str) -> None:
+        """Give the alias to a version, whoever has it. `NotFoundError` when MLflow has no such model or version."""
+        reply = await self._call("POST", json={"name": name, "alias": alias, "version": number})
+        if reply.status_code in (400, 404) and _document(reply).get("error_code") in _UNKNOWN:
+            raise NotFoundError(f"MLflow has no version {number} of {name!r}")
         if reply.status_code != 200:
-            return reply.status_code
-        challenger = await self._aliased(name, CHALLENGER)
-        if challenger is not None and challenger.number == number:
-            reply = await self._call("DELETE", json={"name": name, "alias": CHALLENGER})
-        return reply.status_code
+            raise UnavailableError(f"MLflow answered {reply.status_code}")
+
+    async def remove(self, name: str, alias: str) -> None:
+        """Take the alias from whoever has it."""
+        reply = await self._call("DELETE", json={"name": name, "alias": alias})
+        if reply.status_code != 200 and _document(reply).get("error_code") not in _UNKNOWN:
+            raise UnavailableError(f"MLflow answered {reply.status_code}")
 
     async def _call(self, method: str, **more: Any) -> httpx2.Response:
         try:
-            return await self._client.request(method, self._url, **more)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            async with asyncio.timeout(self._timeout_s):  # httpx's own limits each wait, not their sum
+                return await self._client.request(method, self._url, **more)
+        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
             raise UnavailableError(f"MLflow: {type(error).__name__}: {error}") from error
 
     async def close(self) -> None:

@@ -1,73 +1,87 @@
-"""Spans to an OpenTelemetry collector: OTLP over HTTP with JSON, one attempt within a deadline. Needs no OpenTelemetry library.
+"""Spans to an OpenTelemetry collector, by OpenTelemetry's own exporter: OTLP over HTTP, protobuf. Needs `model-gateway[otel]`.
 
-Source: OpenTelemetry Protocol 1.x, "OTLP/HTTP" and "JSON Protobuf Encoding" (ids in hex, 64-bit integers as text).
+The exporter knows the protocol: what is worth another try and when, compression, certificates. What `telemetry` has no key for it
+takes from OpenTelemetry's own variables: OTEL_EXPORTER_OTLP_CERTIFICATE, …_CLIENT_CERTIFICATE, …_CLIENT_KEY, …_COMPRESSION. It blocks,
+so it runs in a thread; all tries of one export end within the deadline.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Sequence
-from typing import Any
 
-import httpx2
-import msgspec
+import requests
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from app.domain.span import Span
 from app.errors import UnavailableError
 
 DEADLINE_S = 5.0
-FAILED = 2  # STATUS_CODE_ERROR
+_KINDS = {2: SpanKind.SERVER, 3: SpanKind.CLIENT}
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_UNSET, _FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 
 
 class Otlp:
-    """`endpoint` is the collector's base address; spans go to `/v1/traces` below it."""
+    """`endpoint` is the collector's base address; spans go to `/v1/traces` below it. One a process."""
 
     def __init__(self, endpoint: str, headers: Sequence[tuple[str, str]], host: str) -> None:
-        self._url = endpoint.rstrip("/") + "/v1/traces"
-        self._headers = {**dict(headers), "Content-Type": "application/json"}
-        self._resource = {
-            "attributes": [
-                _attribute("service.name", "model-gateway"),
-                _attribute("service.instance.id", host),
-            ]
-        }
-        self._client = httpx2.AsyncClient(timeout=DEADLINE_S, follow_redirects=False, trust_env=False)
+        session = requests.Session()
+        session.trust_env = False  # no proxy and no .netrc that happens to be there
+        self._exporter = OTLPSpanExporter(
+            endpoint=endpoint.rstrip("/") + "/v1/traces",
+            headers=dict(headers),
+            timeout=DEADLINE_S,
+            session=session,
+        )
+        self._resource = Resource({"service.name": "model-gateway", "service.instance.id": host})
+        self._scope = InstrumentationScope("model-gateway")
+        self._said = _Said()
 
     async def export(self, spans: Sequence[Span]) -> None:
         """`UnavailableError` unless the collector takes them."""
-        scope = {"scope": {"name": "model-gateway"}, "spans": [_span(span) for span in spans]}
-        body = msgspec.json.encode({"resourceSpans": [{"resource": self._resource, "scopeSpans": [scope]}]})
-        try:
-            reply = await self._client.post(self._url, content=body, headers=self._headers)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise UnavailableError(f"{type(error).__name__}: {error}") from error
-        if reply.status_code >= 300:
-            raise UnavailableError(f"the collector answered {reply.status_code}")
+        result = await asyncio.to_thread(self._exporter.export, [self._readable(span) for span in spans])
+        if result is not SpanExportResult.SUCCESS:
+            raise UnavailableError(self._said.last)
+
+    def _readable(self, span: Span) -> ReadableSpan:
+        parent = _context(span.trace_id, span.parent_id, is_remote=True) if span.parent_id else None
+        return ReadableSpan(
+            span.name,
+            _context(span.trace_id, span.span_id, is_remote=False),
+            parent,
+            self._resource,
+            dict(span.attributes),
+            kind=_KINDS[span.kind],
+            status=_FAILED if span.failed else _UNSET,
+            start_time=span.start_ns,
+            end_time=span.end_ns,
+            instrumentation_scope=self._scope,
+        )
 
     async def close(self) -> None:
-        await self._client.aclose()
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
 
-def _span(span: Span) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "traceId": span.trace_id,
-        "spanId": span.span_id,
-        "name": span.name,
-        "kind": span.kind,
-        "startTimeUnixNano": str(span.start_ns),
-        "endTimeUnixNano": str(span.end_ns),
-        "attributes": [_attribute(name, value) for name, value in span.attributes],
-    }
-    if span.parent_id:
-        document["parentSpanId"] = span.parent_id
-    if span.failed:
-        document["status"] = {"code": FAILED}
-    return document
+def _context(trace_id: str, span_id: str, *, is_remote: bool) -> SpanContext:
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote, _SAMPLED)
 
 
-def _attribute(name: str, value: str | int | float) -> dict[str, Any]:
-    match value:
-        case int():
-            return {"key": name, "value": {"intValue": str(value)}}
-        case float():
-            return {"key": name, "value": {"doubleValue": value}}
-    return {"key": name, "value": {"stringValue": value}}
+class _Said(logging.Handler):
+    """What the exporter says of a failure, which it logs and does not return: it goes into our own message instead."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.last = "the collector did not take them"
+        exporter = logging.getLogger("opentelemetry.exporter")
+        exporter.handlers = [self]
+        exporter.propagate = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.last = record.getMessage()

@@ -6,6 +6,7 @@ journal, a restored database); then the known ones are taken out and the batch g
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,19 +17,19 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.adapters import rows
 from app.adapters.partitions import Partitions
 from app.adapters.postgres_url import engine_of
 from app.adapters.rows import OUTCOME_COLUMNS, POSTGRES, PREDICTION_COLUMNS, SHADOW_COLUMNS, Values, day_of
 from app.adapters.schema import prediction_counts
-from app.adapters.sql_engine import StorePolicy, transaction
-from app.adapters.sql_outcomes import FOUND_COLUMNS, Found, Join, counts_of, join
+from app.adapters.sql_engine import UNPREPARED, Driver, StorePolicy, transaction
+from app.adapters.sql_outcomes import FOUND_COLUMNS, JOINED, Found, Period, counts_of, join
 from app.adapters.sql_store import NewOutcomes, SqlStore
-from app.control.ports import Batch
-from app.errors import UnavailableError
+from app.control.ports import Batch, Scalar
+from app.errors import GatewayError, RefusedRowError, UnavailableError
 
 _ATTEMPTS = 5
 _TIMESTAMP = PREDICTION_COLUMNS.index("timestamp")
+_TARGET = OUTCOME_COLUMNS.index("prediction_id")
 
 _KNOWN = "SELECT p.prediction_id FROM unnest($1::text[]) AS k(id) JOIN predictions p ON p.prediction_id = k.id WHERE {bounds}"
 _KNOWN_SHADOWS = (
@@ -37,11 +38,44 @@ _KNOWN_SHADOWS = (
 )
 # The bounds let the planner leave out partitions; each row then finds its own by its id.
 _BOUNDS = "p.prediction_id >= $2 AND p.prediction_id <= $3"
+# `OFFSET 0` keeps the planner from reading the whole table instead of looking up each key, as it would while a table that was filled a
+# moment ago is small in its statistics.
+_MODELS = (
+    "SELECT p.prediction_id, p.model FROM unnest($1::text[]) AS k(id) "  # noqa: S608  # constants
+    f"CROSS JOIN LATERAL (SELECT * FROM predictions p WHERE p.prediction_id = k.id AND {_BOUNDS} OFFSET 0) AS p"
+)
+_OUTCOMES_ABOUT = (
+    "SELECT o.outcome_id FROM unnest($1::text[]) AS k(subject) "
+    "CROSS JOIN LATERAL (SELECT outcome_id FROM outcomes WHERE subject = k.subject OFFSET 0) AS o"
+)
 _KNOWN_OUTCOMES = (
     "SELECT o.subject, o.outcome_id FROM unnest($1::text[], $2::text[]) AS k(subject, outcome_id) "
     "JOIN outcomes o ON o.subject = k.subject AND o.outcome_id = k.outcome_id"
 )
-# In the order of the ids, so that two recorders never wait for each other in a circle.
+# Most outcomes are the first of their prediction, and name it by its id: these are joined and kept in one go, without a look before, and
+# only sums come back, of what `counts_in_coverage`, by the periods of `period_of`. Given in the order of the ids, so that two recorders
+# do not wait for each other in a circle.
+_JOIN_FIRST = f"""
+WITH done AS (
+  UPDATE predictions p SET ground_truth = k.truth::jsonb, ground_truth_timestamp = k.at
+  FROM unnest($1::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[], $9::text[], $10::text[])
+    AS k(id, subject, outcome_id, truth, at, received_at, source, actor)
+  WHERE p.prediction_id = k.id AND {_BOUNDS} AND p.ground_truth_timestamp IS NULL
+  RETURNING k.*, p.model, p.model_version, p.timestamp, p.status
+), kept AS (
+  INSERT INTO outcomes
+    (subject, outcome_id, prediction_id, ground_truth, observed_at, received_at, source, actor, state)
+  SELECT subject, outcome_id, id, truth::jsonb, at, received_at, source, actor, '{JOINED}' FROM done
+)
+SELECT
+  model, model_version, date_bin(INTERVAL '15 minutes', timestamp, TIMESTAMPTZ 'epoch'),
+  count(*) FILTER (WHERE status BETWEEN 200 AND 299), array_agg(id)
+FROM done GROUP BY 1, 2, 3
+"""  # noqa: S608  # constants
+_JOINED_COLUMNS = [
+    OUTCOME_COLUMNS.index(name)
+    for name in ("subject", "outcome_id", "ground_truth", "observed_at", "received_at", "source", "actor")
+]
 _FOUND = (
     f"SELECT {', '.join('p.' + name for name in FOUND_COLUMNS)} FROM unnest($1::text[]) AS k(id) "  # noqa: S608  # constants
     f"JOIN predictions p ON p.prediction_id = k.id WHERE {_BOUNDS} ORDER BY p.prediction_id FOR NO KEY UPDATE OF p"
@@ -53,9 +87,29 @@ _LABEL = (
 )
 
 
+def _meaning(error: BaseException) -> GatewayError | None:
+    if not isinstance(error, asyncpg.PostgresError):
+        return None
+    state = error.sqlstate or ""
+    if state in ("42P01", "42703", "3F000"):
+        return UnavailableError(UNPREPARED)
+    # 22 data, 23 integrity, 54 program limits (nesting, sizes), P0 raised by a trigger: the value will never be taken.
+    if state[:2] in ("22", "23", "54", "P0") or state in ("42804", "44000"):
+        return RefusedRowError(f"{state}: {error}")
+    return UnavailableError(f"the database cannot be used: {state}: {error}")
+
+
+_ASYNCPG = Driver(
+    _meaning,
+    errors=(asyncpg.PostgresError, asyncpg.InterfaceError),
+    lost=(asyncpg.PostgresConnectionError, asyncpg.InterfaceError),
+)
+
+
 class PostgresStore(SqlStore):
     # Rows lie in partitions of a day: what is newest is looked for in the last day first, then in the last week and so on.
     horizons = (timedelta(days=1), timedelta(days=8), timedelta(days=64))
+    encoding = POSTGRES
 
     def __init__(self, policy: StorePolicy) -> None:
         super().__init__(policy)
@@ -69,12 +123,12 @@ class PostgresStore(SqlStore):
         return postgresql.insert(table)
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        return transaction(self._engine, self.policy.deadline_s)
+        return transaction(self._engine, self.policy.deadline_s, _ASYNCPG)
 
     @asynccontextmanager
     async def write(self, deadline_s: float | None = None) -> AsyncIterator[AsyncConnection]:
         deadline_s = deadline_s or self.policy.deadline_s
-        async with transaction(self._engine, deadline_s) as connection:
+        async with transaction(self._engine, deadline_s, _ASYNCPG) as connection:
             limit = f"{int(deadline_s * 1000)}ms"
             # For this transaction only: nothing may be left behind on a connection that pgbouncer hands on.
             await connection.execute(
@@ -85,9 +139,22 @@ class PostgresStore(SqlStore):
             )
             yield connection
 
+    async def prediction_models(self, prediction_ids: Sequence[str]) -> dict[str, str]:
+        if not prediction_ids:
+            return {}
+        bounds = min(prediction_ids), max(prediction_ids)
+        async with self.read() as connection:
+            return dict(await (await _driver(connection)).fetch(_MODELS, prediction_ids, *bounds))
+
+    async def outcomes_known(self, outcome_ids: Sequence[str], subjects: Sequence[str]) -> set[str]:
+        async with self.read() as connection:
+            found = await (await _driver(connection)).fetch(_OUTCOMES_ABOUT, subjects)
+            return set(outcome_ids).intersection(record[0] for record in found)
+
     async def load(self, batch: Batch) -> None:
         """All of it or nothing. Rows already there are left as they are. `RefusedRowError` when a row is refused."""
-        predictions, shadows, outcomes = rows.encode_batch(batch, POSTGRES)
+        made = await self.encoded(batch)
+        predictions, shadows, outcomes, fresh = made.predictions, made.shadows, made.outcomes, made.fresh
         days = {day_of(values[0]) for values in predictions} | {day_of(values[0]) for values in shadows}
         for _ in range(_ATTEMPTS):
             if missing := self._partitions.missing(days):
@@ -96,14 +163,17 @@ class PostgresStore(SqlStore):
                 self._partitions.note(missing)
             try:
                 async with self.write(self.policy.load_deadline_s) as connection:
-                    await self._load(connection, batch, predictions, shadows, outcomes)
+                    await self._load(connection, batch, predictions, shadows, fresh)
                     return
             except _RepeatError as repeat:
                 if repeat.partitions:
                     self._partitions.forget()
                     continue
             async with self.read() as connection:
-                predictions, shadows = await _without_known(await _driver(connection), predictions, shadows)
+                driver = await _driver(connection)
+                predictions, shadows = await _without_known(driver, predictions, shadows)
+                known = await _known_outcomes(driver, outcomes, self.policy.load_deadline_s)
+            fresh = NewOutcomes(batch.outcomes, outcomes, known)
         raise UnavailableError(
             "other recorders keep loading the same rows; is their journal directory shared?"
         )
@@ -114,23 +184,24 @@ class PostgresStore(SqlStore):
         batch: Batch,
         predictions: Sequence[Values],
         shadows: Sequence[Values],
-        outcomes: Sequence[Values],
+        fresh: NewOutcomes,
     ) -> None:
         driver = await _driver(connection)
         limit_s = self.policy.load_deadline_s
         await _copy(driver, "predictions", PREDICTION_COLUMNS, predictions, limit_s)
         await _copy(driver, "shadow_predictions", SHADOW_COLUMNS, shadows, limit_s)
-        decided = Join()
-        if outcomes:
-            fresh = NewOutcomes(batch.outcomes, outcomes, await _known_outcomes(driver, outcomes, limit_s))
-            decided = join(fresh.claims, await _found(driver, fresh, limit_s))
-            await _label(driver, decided, limit_s)
-            await _copy(
-                driver, "outcomes", OUTCOME_COLUMNS, fresh.decided(decided, datetime.now(UTC)), limit_s
-            )
+        first_labels: Counter[Period] = Counter()
+        if fresh.claims:
+            joined = await _join_first(driver, fresh.plain, first_labels, limit_s)
+            others = fresh.without(joined)
+            decided = join(others.claims, await _found(driver, others, limit_s))
+            await _label(driver, decided.labels, limit_s)
+            settled = others.decided(decided, datetime.now(UTC))
+            await _copy(driver, "outcomes", OUTCOME_COLUMNS, settled, limit_s)
+            first_labels += decided.first_labels
         await self.write_quarantine(connection, batch.quarantine)
         new = ((values, values[_TIMESTAMP]) for values in predictions)
-        await self.add_counts(connection, counts_of(new, decided.first_labels))
+        await self.add_counts(connection, counts_of(new, first_labels))
         await self.write_positions(connection, batch.positions)
 
     async def maintain(self, now: datetime, retention_days: Mapping[str, int]) -> None:
@@ -215,13 +286,36 @@ async def _by_id(driver: Any, query: str, values: Sequence[Values]) -> list[Any]
 
 
 async def _known_outcomes(driver: Any, encoded: Sequence[Values], limit_s: float) -> set[tuple[str, str]]:
+    if not encoded:
+        return set()
     keys = [values[0] for values in encoded], [values[1] for values in encoded]
     return {
         (subject, outcome) for subject, outcome in await driver.fetch(_KNOWN_OUTCOMES, *keys, timeout=limit_s)
     }
 
 
+async def _join_first(
+    driver: Any, plain: Sequence[Values], first_labels: Counter[Period], limit_s: float
+) -> set[str]:
+    """Join those whose prediction is there and has no label so far: these predictions, and what is to be counted for them."""
+    if not plain:
+        return set()
+    ids = [values[_TARGET] for values in plain]
+    columns = [[values[place] for values in plain] for place in _JOINED_COLUMNS]
+    joined: set[str] = set()
+    try:
+        sums = await driver.fetch(_JOIN_FIRST, ids, ids[0], ids[-1], *columns, timeout=limit_s)
+    except asyncpg.UniqueViolationError as error:
+        raise _RepeatError(partitions=False) from error
+    for model, version, period, labels, predictions in sums:
+        if labels:
+            first_labels[model, version, period] += labels
+        joined.update(predictions)
+    return joined
+
+
 async def _found(driver: Any, fresh: NewOutcomes, limit_s: float) -> dict[str, Found]:
+    """Their predictions, as far as they are stored, locked."""
     targets = list({claim.target for claim in fresh.claims if claim.target})
     if not targets:
         return {}
@@ -229,10 +323,10 @@ async def _found(driver: Any, fresh: NewOutcomes, limit_s: float) -> dict[str, F
     return {record[0]: Found(*record) for record in found}
 
 
-async def _label(driver: Any, decided: Join, limit_s: float) -> None:
-    if not decided.labels:
+async def _label(driver: Any, labels: Mapping[str, tuple[Scalar, datetime]], limit_s: float) -> None:
+    if not labels:
         return
-    ids = sorted(decided.labels)
-    truths = [POSTGRES.scalar(decided.labels[key][0]) for key in ids]
-    times = [decided.labels[key][1] for key in ids]
+    ids = sorted(labels)
+    truths = [POSTGRES.scalar(labels[key][0]) for key in ids]
+    times = [labels[key][1] for key in ids]
     await driver.execute(_LABEL, ids, ids[0], ids[-1], truths, times, timeout=limit_s)

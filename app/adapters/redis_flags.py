@@ -91,6 +91,9 @@ class RedisDistribution:
                 hint = await self._hint(channel, max(0.001, due - loop.time()))
                 if hint is not None:
                     yield hint
+        except UnavailableError:
+            if not self._closed.is_set():  # else its connections were closed under it
+                raise
         finally:
             with contextlib.suppress(UnavailableError), translated():
                 await channel.aclose()  # type: ignore[no-untyped-call]

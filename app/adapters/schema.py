@@ -5,19 +5,16 @@ Only declarations: the history that leads here stands in migrations/, and a test
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeDecorator, UserDefinedType
 
+from app.adapters.rows import plain_scalar, sqlite_time
+
 metadata = sa.MetaData()
-
-
-def sqlite_time(at: datetime) -> str:
-    """`2026-01-31T12:00:00.000000Z`: one width, so that text order is time order and SQLite's date functions read it."""
-    return at.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 class Time(TypeDecorator[datetime]):
@@ -67,11 +64,6 @@ class Scalar(TypeDecorator[Any]):
 
     def coerce_compared_value(self, op: Any, value: Any) -> Any:
         return self
-
-
-def plain_scalar(value: Any) -> Any:
-    """REAL, TEXT or INTEGER for a number, label or truth value."""
-    return value if value is None or type(value) is bool or type(value) is str else float(value)
 
 
 Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -26,6 +24,17 @@ class StorePolicy:
     deadline_s: float = 10.0  # of one call
     load_deadline_s: float = 60.0  # of one batch of the recorder: slow is better than never
     connections: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """What is to be known of a database's driver. `meaning` is that of one of its exceptions, as far as it says more than
+    that the database cannot be used.
+    """
+
+    meaning: Callable[[BaseException], GatewayError | None]
+    errors: tuple[type[Exception], ...]  # all of its own
+    lost: tuple[type[Exception], ...] = ()  # those after which nobody knows what state the connection is in
 
 
 class SqlEngine(ABC):
@@ -63,26 +72,25 @@ class SqlEngine(ABC):
 
 
 @asynccontextmanager
-async def transaction(engine: AsyncEngine, deadline_s: float) -> AsyncIterator[AsyncConnection]:
+async def transaction(
+    engine: AsyncEngine, deadline_s: float, driver: Driver
+) -> AsyncIterator[AsyncConnection]:
     """A connection in a transaction that ends within the deadline; exceptions as `app.errors` has them."""
+    # In what state the connection then is, nobody knows.
+    lost: tuple[type[BaseException], ...] = (TimeoutError, OSError, asyncio.CancelledError, *driver.lost)
+    failed: tuple[type[Exception], ...] = (sa.exc.SQLAlchemyError, *driver.errors)
     try:
         async with asyncio.timeout(deadline_s), engine.connect() as connection:
             try:
                 async with connection.begin():
                     yield connection
-            except (
-                TimeoutError,
-                OSError,
-                asyncpg.PostgresConnectionError,
-                asyncpg.InterfaceError,
-                asyncio.CancelledError,
-            ):
-                await connection.invalidate()  # nobody knows what state it is in
+            except lost:
+                await connection.invalidate()
                 raise
     except GatewayError:
         raise
-    except (sa.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error) as error:
-        raise translated(error) from error
+    except failed as error:
+        raise _translated(error, driver) from error
     except (OverflowError, UnicodeError) as error:  # from a driver that cannot convert a value
         raise RefusedRowError(str(error)) from error
     except TimeoutError as error:
@@ -91,34 +99,18 @@ async def transaction(engine: AsyncEngine, deadline_s: float) -> AsyncIterator[A
         raise UnavailableError(f"the database cannot be reached: {error}") from error
 
 
-_UNPREPARED = "its tables are missing or old; run `model-gateway migrate`"
+UNPREPARED = "the database cannot be used: its tables are missing or old; run `model-gateway migrate`"
 
 
-def translated(error: BaseException) -> GatewayError:
+def _translated(error: BaseException, driver: Driver) -> GatewayError:
     """What a driver's exception means to a caller: try again later, or this value never."""
     origin: BaseException = error
     if isinstance(error, sa.exc.DBAPIError) and error.orig is not None:
         origin = error.orig.__cause__ or error.orig
-    if isinstance(origin, asyncpg.PostgresError):
-        return _from_postgres(origin)
-    if isinstance(origin, (sqlite3.IntegrityError, sqlite3.DataError)):
-        return RefusedRowError(str(origin))
-    if isinstance(origin, sqlite3.Error) and (
-        "no such table" in str(origin) or "no such column" in str(origin)
-    ):
-        return UnavailableError(f"the database cannot be used: {_UNPREPARED}")
+    if (meaning := driver.meaning(origin)) is not None:
+        return meaning
     if isinstance(origin, ValueError):  # also asyncpg's, for a value that does not fit its column
         return RefusedRowError(str(origin))
     if isinstance(error, sa.exc.TimeoutError):
         return UnavailableError("all connections to the database are busy; raise the number of connections")
     return UnavailableError(f"the database cannot be used: {origin}")
-
-
-def _from_postgres(error: asyncpg.PostgresError) -> GatewayError:
-    state = error.sqlstate or ""
-    if state in ("42P01", "42703", "3F000"):
-        return UnavailableError(f"the database cannot be used: {_UNPREPARED}")
-    # 22 data, 23 integrity, 54 program limits (nesting, sizes), P0 raised by a trigger: the value will never be taken.
-    if state[:2] in ("22", "23", "54", "P0") or state in ("42804", "44000"):
-        return RefusedRowError(f"{state}: {error}")
-    return UnavailableError(f"the database cannot be used: {state}: {error}")

@@ -16,23 +16,38 @@ _REVIEW = ("model", "strategy", "score", "propensity", "leased_until", "leased_b
 
 
 class LearningState(SqlEngine):
-    async def put_reviews(self, rows: Sequence[Row]) -> None:
-        """A row that was labelled already keeps its label and is not leased again."""
+    async def put_reviews(self, rows: Sequence[Row], at: datetime) -> set[str]:
+        """Lease them; returns the ids that could be. What was labelled keeps its label, and what another holds at the time
+        `at` stays with that one.
+        """
         if not rows:
-            return
+            return set()
         table = schema.reviews
         statement = self.insert(table)
         again = statement.on_conflict_do_update(
             index_elements=["prediction_id"],
             set_={name: statement.excluded[name] for name in _REVIEW},
-            where=table.c.labelled_at.is_(None),
-        )
-        values = [
-            {"prediction_id": row["prediction_id"], **{name: row.get(name) for name in _REVIEW}}
-            for row in rows
-        ]
+            where=sa.and_(
+                table.c.labelled_at.is_(None),
+                sa.or_(table.c.leased_until.is_(None), table.c.leased_until <= at),
+            ),
+        ).returning(table.c.prediction_id)
+        leased: set[str] = set()
         async with self.write() as connection:
-            await connection.execute(again, values)
+            # One after the other in the order of their ids: two reviewers' leases never wait for each other in a circle.
+            for row in sorted(rows, key=lambda one: str(one["prediction_id"])):
+                values = {"prediction_id": row["prediction_id"], **{name: row.get(name) for name in _REVIEW}}
+                leased |= set((await connection.execute(again, values)).scalars())
+        return leased
+
+    async def reviews_taken(self, model: str, since: datetime, at: datetime) -> int:
+        """How many labels reviewers gave after `since`, and how many items they hold at the time `at`."""
+        r = schema.reviews.c
+        query = sa.select(sa.func.count()).where(
+            r.model == model, sa.or_(r.labelled_at > since, r.leased_until > at)
+        )
+        async with self.read() as connection:
+            return int((await connection.execute(query)).scalar_one())
 
     async def finish_review(self, prediction_id: str, label: Scalar, actor: str, at: datetime) -> bool:
         """True when the review was open; the first label stands."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -41,16 +42,18 @@ class LedgerKeeping(SqlEngine):
         """Never backwards: should two recorders read one journal, the one behind changes nothing."""
         if not positions:
             return
-        table = journal_positions
-        statement = self.insert(table)
-        new = {name: statement.excluded[name] for name in ("byte_offset", *_SUMS, "complete")}
-        ahead = statement.excluded.byte_offset >= table.c.byte_offset
-        upsert = statement.on_conflict_do_update(index_elements=["writer", "segment"], set_=new, where=ahead)
         rows = [
             {"byte_offset": position.offset, **{k: v for k, v in asdict(position).items() if k != "offset"}}
             for position in positions
         ]
-        await connection.execute(upsert, rows)
+        await connection.execute(self._keep_position, rows)
+
+    @cached_property
+    def _keep_position(self) -> Any:
+        statement = self.insert(journal_positions)
+        new = {name: statement.excluded[name] for name in ("byte_offset", *_SUMS, "complete")}
+        ahead = statement.excluded.byte_offset >= journal_positions.c.byte_offset
+        return statement.on_conflict_do_update(index_elements=["writer", "segment"], set_=new, where=ahead)
 
     async def write_quarantine(self, connection: AsyncConnection, rows: Sequence[QuarantineRow]) -> None:
         if not rows:

@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.rows import PREDICTION_COLUMNS, Values
 from app.adapters.schema import outcomes, prediction_counts, predictions
 from app.adapters.sql_engine import SqlEngine
-from app.adapters.sql_records import aliases, period_of
+from app.adapters.sql_records import QUARTER, aliases, period_of
 from app.control.ports import Scalar
 
 WAITING, JOINED, WRONG_MODEL = "waiting", "joined", "wrong_model"
@@ -29,12 +31,12 @@ Period = tuple[str, str, datetime]  # model, version, quarter of an hour
 _KEYS_AT_ONCE = 500
 _SOONEST = timedelta(seconds=1)
 _LATEST = timedelta(days=1)
+_NEVER = datetime.min.replace(tzinfo=UTC)
 _COLUMN = {name: place for place, name in enumerate(PREDICTION_COLUMNS)}
 _STATUS, _MODEL, _VERSION = _COLUMN["status"], _COLUMN["model"], _COLUMN["model_version"]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, gc=False):
     """What must be known of a stored prediction to label it."""
 
     prediction_id: str
@@ -42,11 +44,10 @@ class Found:
     version: str
     timestamp: datetime
     status: int
-    labelled_at: datetime | None
+    labelled_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """An outcome that wants to label `target`; None while that is unknown."""
 
     outcome_id: str
@@ -83,14 +84,16 @@ def join(claims: Sequence[Claim], found: Mapping[str, Found]) -> Join:
             other = holds.get(prediction.prediction_id)
             if other is None or _order(other) < _order(claim):
                 holds[prediction.prediction_id] = claim
+    begin = end = _NEVER  # of the last one's period, as in `counts_of`
     for prediction_id, claim in holds.items():
         prediction = found[prediction_id]
         if prediction.labelled_at is None or prediction.labelled_at <= claim.observed_at:
             decided.labels[prediction_id] = (claim.ground_truth, claim.observed_at)
             if prediction.labelled_at is None and 200 <= prediction.status < 300:
-                decided.first_labels[
-                    prediction.model, prediction.version, period_of(prediction.timestamp)
-                ] += 1
+                if not begin <= prediction.timestamp < end:
+                    begin = period_of(prediction.timestamp)
+                    end = begin + QUARTER
+                decided.first_labels[prediction.model, prediction.version, begin] += 1
     return decided
 
 
@@ -109,8 +112,12 @@ Counts = Mapping[Period, tuple[int, int, int]]  # stored, predictions, labelled
 def counts_of(rows: Iterable[tuple[Values, datetime]], first_labels: Mapping[Period, int]) -> Counts:
     """What new prediction rows (encoded, with their time) and first labels add to `prediction_counts`."""
     sums: dict[Period, list[int]] = {}
+    begin = end = _NEVER  # of the last row's period: those of a batch mostly lie in one
     for values, at in rows:
-        total = sums.setdefault((values[_MODEL], values[_VERSION], period_of(at)), [0, 0, 0])
+        if not begin <= at < end:
+            begin = period_of(at)
+            end = begin + QUARTER
+        total = sums.setdefault((values[_MODEL], values[_VERSION], begin), [0, 0, 0])
         total[0] += 1
         total[1] += 200 <= values[_STATUS] < 300
     for period, labels in first_labels.items():
@@ -123,11 +130,6 @@ class OutcomeJoins(SqlEngine):
         """Always in the same order, so that two recorders never wait for each other in a circle."""
         if not counts:
             return
-        table = prediction_counts
-        statement = self.insert(table)
-        sums = {
-            name: table.c[name] + statement.excluded[name] for name in ("stored", "predictions", "labelled")
-        }
         rows = [
             {
                 "model": model, "model_version": version, "period": period, "stored": stored, "predictions": answered,
@@ -135,8 +137,17 @@ class OutcomeJoins(SqlEngine):
             }
             for (model, version, period), (stored, answered, labelled) in sorted(counts.items())
         ]  # fmt: skip
+        await connection.execute(self._count_more, rows)
+
+    @cached_property
+    def _count_more(self) -> Any:
+        table = prediction_counts
+        statement = self.insert(table)
+        sums = {
+            name: table.c[name] + statement.excluded[name] for name in ("stored", "predictions", "labelled")
+        }
         keys = ["model", "model_version", "period"]
-        await connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=sums), rows)
+        return statement.on_conflict_do_update(index_elements=keys, set_=sums)
 
     async def join_waiting_outcomes(self, limit: int) -> int:
         now = self.now()

@@ -23,7 +23,7 @@ _KEYS_AT_ONCE = 500  # of one IN list
 _CHUNK = 1000  # rows of a training set in memory
 _SLICE = 250  # rows made at a time
 _SPAN_ROWS = 20_000  # rows, labelled or not, in which one query for a training set looks
-_QUARTER = timedelta(minutes=15)
+QUARTER = timedelta(minutes=15)
 _SKEW = timedelta(days=1)  # an id's time may be off its row's timestamp by a clock that was set back
 
 _P = predictions.c
@@ -95,17 +95,6 @@ class RecordReads(SqlEngine):
                     found[row["prediction_id"]] = {k: v for k, v in row.items() if k != "prediction_id"}
         return found
 
-    async def outcomes_known(self, outcome_ids: Sequence[str], subjects: Sequence[str]) -> set[str]:
-        known: set[str] = set()
-        named = list(dict.fromkeys(subjects))
-        wanted = set(outcome_ids)
-        async with self.read() as connection:
-            for start in range(0, len(named), _KEYS_AT_ONCE):
-                some = outcomes.c.subject.in_(named[start : start + _KEYS_AT_ONCE])
-                result = await connection.execute(sa.select(outcomes.c.outcome_id).where(some))
-                known.update(wanted.intersection(result.scalars()))
-        return known
-
     async def labelled(
         self, model: str, version: str | None, since: datetime | None, until: datetime | None, limit: int
     ) -> list[Row]:
@@ -117,8 +106,8 @@ class RecordReads(SqlEngine):
 
     async def coverage(self, model: str, since: datetime | None, until: datetime | None) -> list[Row]:
         """Whole quarters of an hour come from the counts, what is left over at either end from the rows."""
-        first = None if since is None else -(-(since - _EPOCH) // _QUARTER) * _QUARTER + _EPOCH
-        last = None if until is None else (until - _EPOCH) // _QUARTER * _QUARTER + _EPOCH
+        first = None if since is None else -(-(since - _EPOCH) // QUARTER) * QUARTER + _EPOCH
+        last = None if until is None else (until - _EPOCH) // QUARTER * QUARTER + _EPOCH
         totals: dict[str, list[int]] = {}
 
         def add(rows: Any) -> None:
@@ -322,14 +311,14 @@ def _spans(
     rows = 0
     end = _EPOCH
     for period, stored in periods:
-        if (since is not None and period + _QUARTER <= since) or (until is not None and period >= until):
+        if (since is not None and period + QUARTER <= since) or (until is not None and period >= until):
             continue
         if start is not None and rows + stored > _SPAN_ROWS:
             yield start, end
             start, rows = None, 0
         start = period if start is None else start
         rows += stored
-        end = period + _QUARTER
+        end = period + QUARTER
     if start is not None:
         yield start, end
 

@@ -94,15 +94,15 @@ class Samples(SqlEngine):
                     found.pop(subjects[subject], None)
         return found
 
-    async def unlabelled(self, model: str, versions: Sequence[str], limit: int) -> list[Row]:
-        """The newest answers that are neither labelled nor under review: prediction_id, prediction, confidence. At most
-        `limit`, shared evenly among the versions.
+    async def unlabelled(self, model: str, versions: Sequence[str], limit: int, at: datetime) -> list[Row]:
+        """The newest answers that are neither labelled nor under review at that time: prediction_id, prediction, confidence. At
+        most `limit`, shared evenly among the versions.
         """
         r = reviews.c
         taken = (
             sa.exists()
             .where(r.prediction_id == _P.prediction_id)
-            .where(sa.or_(r.labelled_at.is_not(None), r.leased_until > self.now()))
+            .where(sa.or_(r.labelled_at.is_not(None), r.leased_until > at))
         )
         rows: list[Row] = []
         async with self.read() as connection:

@@ -11,7 +11,18 @@ from fastapi.openapi.utils import get_openapi
 
 import app as package
 from app.api import dashboard, feedback, metrics, ofrep, problems
-from app.api.admin import audit, baselines, erasures, flags, models, reports, review, rollouts, versions
+from app.api.admin import (
+    audit,
+    baselines,
+    erasures,
+    events,
+    flags,
+    models,
+    reports,
+    review,
+    rollouts,
+    versions,
+)
 from app.api.services import Services
 
 _ROUTERS = (
@@ -25,6 +36,7 @@ _ROUTERS = (
     review.router,
     baselines.router,
     audit.router,
+    events.router,
     erasures.router,
     ofrep.router,
     dashboard.router,

@@ -46,13 +46,35 @@ TABLE: tuple[tuple[type[GatewayError], int, str], ...] = (
     (JournalFullError, 503, "journal_full"),
     (UnavailableError, 503, "unavailable"),
 )
-_CODES = {
+CODES = {
     400: "bad_request",
     404: "not_found",
     405: "method_not_allowed",
     413: "payload_too_large",
     415: "unsupported_media_type",
     422: "invalid",
+}
+
+
+# What to do about each code, for the reference. `detail` of an answer is more exact.
+REMEDIES: Mapping[str, str] = {
+    "unauthenticated": "Send `Authorization: Bearer TOKEN`. The first token lies in `DATA_DIR/admin-token`.",
+    "forbidden": "Use a token with the scope that `detail` names (`model-gateway token new --scope …`).",
+    "too_many_failures": "Wait for `Retry-After` seconds, then send a valid token.",
+    "not_found": "Check the names: `GET /admin/models` lists models and versions, `docs/api.md` the paths.",
+    "invalid": "Correct the value that `detail` names; `errors`, where given, has one entry a value.",
+    "refused_by_store": "Correct the rows: the store cannot hold them, such as text with U+0000.",
+    "stale_revision": "Read the flags again, look whether the change still makes sense, and send it with the new `ETag`.",
+    "conflict": "Look at the current state that `detail` names, such as the rollout that is open, and settle it first.",
+    "journal_full": "Send the same again after `Retry-After`; what `accepted` counts is safe. Operators: free disk space.",
+    "unavailable": "Send the same again after `Retry-After`. Operators: `/readyz` names what is away.",
+    "bad_request": "Correct the body or the parameters: they cannot be read.",
+    "method_not_allowed": "Use one of the methods that `Allow` names.",
+    "payload_too_large": "Send less at once, such as several smaller batches.",
+    "unsupported_media_type": "Send the `Content-Type` that `detail` names, without `Content-Encoding`.",
+    "client_left": "Nobody reads this one: the client ended its request early.",
+    "internal": "A mistake of the gateway: send its log with a report. Nothing that was accepted is lost.",
+    "error": "See `detail`.",
 }
 
 
@@ -100,7 +122,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = _allowed(request) or error.headers if error.status_code == 405 else error.headers
     return problem(
-        error.status_code, _CODES.get(error.status_code, "error"), str(error.detail), headers=headers
+        error.status_code, CODES.get(error.status_code, "error"), str(error.detail), headers=headers
     )
 
 

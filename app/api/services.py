@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from app.api.auth import Authenticator
+from app.control.changes import Changes
 from app.control.clock import Clock
 from app.control.controller import Controller
 from app.control.flags import FlagsService
@@ -34,6 +35,7 @@ class Services:
     accounting: Callable[[], Awaitable[Any]]  # {received, stored, pending, dropped, quarantined}
     clock: Clock
     data_dir: Path
+    changes: Changes = field(default_factory=Changes)
     # further series for /metrics, names as in the catalogue
     series: tuple[Callable[[], Iterable[Series]], ...] = ()
 

@@ -53,6 +53,8 @@ class Dataset:
     @classmethod
     def at(cls, url: str, task: str) -> Self:
         """`UsageError` for a URL that no file system is known for, and for a directory that holds files already."""
+        if url.partition("://")[2] == "":  # an object store's client would look for it on the network first
+            raise UsageError(f"--output: {url} names no place; write one such as s3://bucket/directory")
         try:
             filesystem, root = fs.FileSystem.from_uri(url)
             held = filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))

@@ -80,8 +80,13 @@ class Gateway:
         found = token or known.token or _token_on_disk(base, data_dir)
         headers = {"Authorization": f"Bearer {found}"} if found else {}
         try:
+            # Plain http trusts nobody, and does without reading the system's authorities.
+            trusted = (
+                ssl.create_default_context(cafile=known.ca)
+                if base.startswith("https")
+                else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            )
             # trust_env: a proxy set for the internet must not get to see the token
-            trusted = ssl.create_default_context(cafile=known.ca) if base.startswith("https") else True
             return cls(
                 httpx2.Client(
                     base_url=base, headers=headers, timeout=TIMEOUT_S, trust_env=False, verify=trusted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,6 +55,22 @@ def show_fields(fields: Mapping[str, object]) -> None:
     width = max(map(len, fields), default=0)
     for name, value in fields.items():
         sys.stdout.write(f"{name:<{width}}  {cell(value)}\n")
+
+
+def counted(pieces: Iterator[bytes], what: str) -> Iterator[bytes]:
+    """The same pieces; on a terminal that can rewrite a line with one that says how many bytes have come."""
+    shown = console(stderr=True)
+    if not shown.is_terminal or shown.is_dumb_terminal:
+        yield from pieces
+        return
+    from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=shown, transient=True) as progress:
+        task = progress.add_task(printable(what), total=None)
+        for piece in pieces:
+            progress.update(task, advance=len(piece))
+            yield piece
 
 
 def cell(value: object) -> str:

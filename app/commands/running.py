@@ -75,7 +75,7 @@ def check_config(
     if as_json:
         output.emit({"ok": True, "faults": [], "models": list(settings.models)})
     else:
-        sys.stdout.write(f"{file}: good; {len(settings.models)} models with {versions} versions\n")
+        sys.stdout.write(f"{file}: good; models: {len(settings.models)}, versions: {versions}\n")
 
 
 def migrate(config: ConfigFile = None, as_json: AsJson = False) -> None:

@@ -70,6 +70,8 @@ def training_set(
         gateway.stream(model_path(model, "training-set"), **asked, format=kind) as reply,
     ):
         pieces = reply.iter_bytes()
+        if path:
+            pieces = output.counted(pieces, path.name)
         size = _into_file(path, pieces) if path else _into_stdout(pieces)
     if as_json:
         output.emit({"file": str(target), "format": kind, "bytes": size})
@@ -85,7 +87,8 @@ def _into_dataset(
     task = str(gateway.get(model_path(model))["configuration"]["task"])
     dataset = Dataset.at(target, task)
     with gateway.stream(model_path(model, "training-set"), **asked, format="ndjson") as reply:
-        manifest = dataset.write(reply.iter_bytes(), {**asked, "as_of": reply.headers.get("x-as-of")})
+        pieces = output.counted(reply.iter_bytes(), target)
+        manifest = dataset.write(pieces, {**asked, "as_of": reply.headers.get("x-as-of")})
     if as_json:
         output.emit(manifest)
     else:

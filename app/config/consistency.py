@@ -9,21 +9,9 @@ from urllib.parse import unquote
 
 from app.config.document import Keys
 from app.config.masking import shown
-from app.config.schema import MatchSection, ModelSection, Settings
-
-RESERVED = (
-    "admin",
-    "feedback",
-    "predictions",
-    "metrics",
-    "healthz",
-    "readyz",
-    "openapi.json",
-    "docs",
-    "ofrep",
-    "ui",
-)
-"""First path segments that are the gateway's own."""
+from app.config.model_schema import MatchSection, ModelSection
+from app.config.schema import Settings
+from app.domain.routing import RESERVED
 
 METRICS = {
     "binary": ("accuracy", "precision", "recall", "f1", "roc_auc", "log_loss", "brier", "ece"),

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from app.config.document import Document, Keys
+from app.config.kinds import NAME
 from app.config.masking import shown
 from app.config.reflection import names
-from app.config.schema import NAME
 
 _FREE_TEXT = frozenset(("sha256",))  # never shown: someone may have put the token itself there
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from app.config.document import Keys
-from app.config.schema import Section, Settings
+from app.config.kinds import Section
+from app.config.schema import Settings
 
 
 @dataclass(frozen=True, slots=True)

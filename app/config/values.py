@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from app.config.schema import ModelSection, RoutingKeySection, Settings, VersionSection
+from app.config.model_schema import ModelSection, RoutingKeySection, VersionSection
+from app.config.schema import Settings
 from app.domain.model import (
     Canary,
     ControlMirror,
@@ -16,6 +17,7 @@ from app.domain.model import (
     Privacy,
     Registered,
     Retraining,
+    Review,
     RoutingKey,
     Shadow,
     UpstreamTls,
@@ -95,6 +97,7 @@ def _model(name: str, model: ModelSection) -> Model:
         evidence=EvidencePolicy(**dict(model.evidence)),
         labels=Labels(**dict(model.labels)),
         retraining=Retraining(**dict(model.retraining)),
+        review=Review(**dict(model.review)),
         privacy=Privacy(**dict(model.privacy)),
         tls=UpstreamTls(**dict(model.tls)),
         registry=Registered(**dict(model.registry)),

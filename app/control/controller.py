@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from app.control.audits import Audits
 from app.control.clock import Clock
 from app.control.evidence import TrialEvidence
 from app.control.flags import FlagsService
@@ -51,6 +52,7 @@ log = structlog.get_logger(__name__)
 
 EVERY_S = 1.0
 GATHER_S = 2.0  # between two readings of what only the store knows
+TRIPPING_S = 2.0  # for guard trips that are being carried out when the process stops
 MAX_TRIPS = 64
 
 
@@ -88,6 +90,7 @@ class Controller:
         self._clock = clock
         self._new_id = new_id
         self._news = news or News(registry)
+        self._audits = Audits(store)
         self._trials = Trials(registry, store, clock)
         self._stored = StoredEvidence(store, clock)
         self._lock = asyncio.Lock()
@@ -190,7 +193,9 @@ class Controller:
                 await self._guarded(partial(self._stored.gather, known, trial), trial.rollout.id)
 
     async def close(self) -> None:
-        """Keep the evidence and give the lease away."""
+        """Carry out the trips that are under way, keep the evidence and give the lease away."""
+        if self._tripping:
+            await asyncio.wait(self._tripping, timeout=TRIPPING_S)
         async with self._lock:
             if self.leads:
                 for trial in self._trials:
@@ -204,11 +209,12 @@ class Controller:
         """One look at every open rollout; never raises for what a dependency or one rollout does."""
         self.leads = await self._hold()
         async with self._lock:
+            await self._guarded(self._audits.catch_up, "audit")
             await self._guarded(partial(self._trials.refresh, leads=self.leads), "rollouts")
-            if not self.leads:
-                return
             for trial in self._trials:
-                await self._guarded(partial(self._look_at, trial), trial.rollout.id)
+                # What this host has taken back it also brings to the store, whoever leads.
+                if self.leads or (trial.unsaved and not trial.rollout.is_open):
+                    await self._guarded(partial(self._look_at, trial), trial.rollout.id)
 
     async def _guarded(self, do: Callable[[], Awaitable[None]], what: str) -> None:
         try:
@@ -226,7 +232,9 @@ class Controller:
 
     async def _look_at(self, trial: Trial) -> None:
         if not trial.rollout.is_open:
-            if not trial.carried_out:
+            # Flags that belong to a later rollout meanwhile are not this one's to change.
+            ours = self._flags.current(trial.rollout.model).rollout_id in ("", trial.rollout.id)
+            if not trial.carried_out and ours:
                 await self._carry_out_again(trial)
             await self._trials.save(trial)
             return
@@ -282,7 +290,13 @@ class Controller:
             before = trial.rollout
             trial.rollout = result.rollout
             self.rollbacks[before.model, before.candidate, by.cause] += 1
-            changed = await self._carry_out(trial, result.commands, by, "rollback", reason)
+            try:
+                changed = await self._carry_out(trial, result.commands, by, "rollback", reason)
+            except (
+                GatewayError
+            ):  # the next look tries again, and the history must say by then what was decided
+                trial.unsaved += result.events
+                raise
             await self._trials.save(trial, result.events)
         else:
             after = replace(
@@ -337,7 +351,7 @@ class Controller:
             await self._news.tell(rollout.model, kind, {**facts, "reason": reason})
 
     async def _audit(self, rollout: Rollout, by: By, action: str, reason: str) -> None:
-        await self._store.append_audit(
+        await self._audits.add(
             AuditEntry(
                 self._clock.now(),
                 by.actor,

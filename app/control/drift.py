@@ -210,7 +210,10 @@ def _parts_of_day(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 def _window(baseline: Baseline, name: str, rows: Sequence[Row]) -> LiveWindow:
     hours = frozenset(hour_of_week(row["timestamp"].timestamp()) for row in rows)
     window = LiveWindow(baseline, name, hours)
-    window.add([_live_row(row) for row in rows])
+    if PREDICTION in baseline.features:
+        window.add([_live_row(row) for row in rows])
+    else:  # an uploaded reference of features alone says nothing of predictions: they are no new feature
+        window.add([row["features"] or {} for row in rows])
     return window
 
 

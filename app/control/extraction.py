@@ -5,30 +5,30 @@ Pure but for the memory of recent predictions, by which a shadow's answer is com
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import json
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
+
+import msgspec
 
 from app.control.ports import OutcomeRow, PredictionRow, Scalar, ShadowRow
-from app.domain.comparison import compare
+from app.domain.comparison import apart
 from app.domain.model import Model
 from app.domain.outcome import outcome_id
 from app.domain.prediction import format_id, row_id
 from app.journal.records import OutcomeRecord, PredictionRecord, ShadowRecord
-from app.protocols.record import Exchange, Reader
+from app.protocols.record import BARE_ROW, Exchange, Reader
 from app.protocols.redaction import Redaction
 from app.protocols.registry import build_reader
 
 REMEMBERED = 20_000  # predictions whose shadow answers are still to be expected
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """What a shadow's answer is compared with: one (prediction, confidence) a row."""
-
-    rows: tuple[tuple[Scalar | None, float | None], ...]
+Answer: TypeAlias = "tuple[Scalar | None, float | None]"  # prediction and confidence of a row
+Answers: TypeAlias = "tuple[Answer, ...]"  # what a shadow's answer is compared with
+Remembered: TypeAlias = "tuple[Answers, str, int, datetime]"  # with the id's text, and the time: in nanoseconds, and as it is stored
 
 
 class Extractor:
@@ -40,12 +40,14 @@ class Extractor:
         self._secret = secret
         self._readers: dict[str, tuple[Model, Reader]] = {}
         self._recent: OrderedDict[bytes, Remembered] = OrderedDict()
+        self.unread: Counter[tuple[str, str]] = Counter()  # by model and reason
 
     # ---- predictions
 
     def prediction(self, record: PredictionRecord) -> list[PredictionRow]:
         """One row, or one a row of an N-row body."""
         identity = format_id(record.prediction_id)
+        at = _instant(record.at_ns)
         model, reader = self._reader(record.model)
         extraction = reader(
             Exchange(
@@ -68,20 +70,23 @@ class Extractor:
         facts: dict[str, Any] = dict(extraction.facts)
         if record.first_byte_us >= 0:
             facts["first_byte_ms"] = record.first_byte_us / 1000.0
-        error = record.error or (str(extraction.reason) if extraction.reason is not None else None)
-        found = [(row.features, _scalar(row.prediction), row.confidence) for row in extraction.rows] or [
-            (None, None, None)
-        ]
+        error = record.error or None
+        if extraction.reason is not None:
+            self.unread[record.model, str(extraction.reason)] += 1
+            error = error or str(extraction.reason)
+            if extraction.detail is not None:
+                facts["detail"] = extraction.detail
+        found = extraction.rows or (BARE_ROW,)
         rows = [
             PredictionRow(
                 identity if len(found) == 1 else row_id(identity, number),
                 record.model,
                 record.version,
                 record.role,
-                _instant(record.at_ns),
-                features,
-                prediction,
-                confidence,
+                at,
+                None if row.features is None else document(row.features),
+                _scalar(row.prediction),
+                row.confidence,
                 record.latency_us / 1000.0,
                 record.status,
                 record.request_id,
@@ -97,15 +102,19 @@ class Extractor:
                 error,
                 facts,
             )
-            for number, (features, prediction, confidence) in enumerate(found)
+            for number, row in enumerate(found)
         ]
-        self.remember(record.prediction_id, tuple((row.prediction, row.confidence) for row in rows))
+        answers = tuple([(row.prediction, row.confidence) for row in rows])
+        self._remember(record.prediction_id, (answers, identity, record.at_ns, at))
         return rows
 
-    def remember(self, prediction_id: bytes, rows: tuple[tuple[Scalar | None, float | None], ...]) -> None:
+    def remember(self, prediction_id: bytes, rows: Answers) -> None:
         """Keep what shadows will be compared with."""
+        self._remember(prediction_id, (rows, format_id(prediction_id), 0, _instant(0)))
+
+    def _remember(self, prediction_id: bytes, known: Remembered) -> None:
         recent = self._recent
-        recent[prediction_id] = Remembered(rows)
+        recent[prediction_id] = known
         if len(recent) > REMEMBERED:
             recent.popitem(last=False)
 
@@ -116,10 +125,17 @@ class Extractor:
 
     def shadow(self, record: ShadowRecord) -> list[ShadowRow]:
         """One row, or one a row of an N-row answer. Without the prediction it belongs to there is no comparison."""
-        identity = format_id(record.prediction_id)
-        remembered = self._recent.get(record.prediction_id)
+        remembered: Answers | None = None
+        known = self._recent.get(record.prediction_id)
+        if known is None:
+            identity = format_id(record.prediction_id)
+            at = _instant(record.at_ns)
+        else:
+            remembered, identity, at_ns, at = known
+            if at_ns != record.at_ns:
+                at = _instant(record.at_ns)
         model, reader = self._reader(record.model)
-        rows: tuple[tuple[Scalar | None, float | None], ...] = ((None, None),)
+        rows: Answers = (_NOTHING,)
         reason: str | None = record.error or None
         if not record.error:
             extraction = reader(
@@ -130,16 +146,16 @@ class Extractor:
                     response_content_encoding=record.response_encoding,
                     response_header_length=_known(record.response_inference_length),
                     response_truncated=record.response_size > len(record.response_body),
-                    expected_rows=len(remembered.rows) if remembered is not None else None,
+                    expected_rows=len(remembered) if remembered is not None else None,
                     redacted=_redacted(record, model),
                 )
             )
-            rows = tuple((_scalar(row.prediction), row.confidence) for row in extraction.rows) or rows
-            if rows == ((None, None),) and extraction.reason is not None:
+            rows = tuple([(_scalar(row.prediction), row.confidence) for row in extraction.rows]) or rows
+            if rows == (_NOTHING,) and extraction.reason is not None:
                 reason = str(extraction.reason)
         threshold = model.shadow.agreement_threshold if model is not None else 0.05
         return [
-            self._compared(record, identity, number, len(rows), row, remembered, threshold, reason)
+            self._compared(record, identity, at, number, len(rows), row, remembered, threshold, reason)
             for number, row in enumerate(rows)
         ]
 
@@ -147,24 +163,24 @@ class Extractor:
     def _compared(
         record: ShadowRecord,
         identity: str,
+        at: datetime,
         number: int,
         count: int,
-        row: tuple[Scalar | None, float | None],
-        remembered: Remembered | None,
+        row: Answer,
+        remembered: Answers | None,
         threshold: float,
         reason: str | None,
     ) -> ShadowRow:
         difference: float | None = None
         agreement: bool | None = None
-        if remembered is not None and len(remembered.rows) == count and record.role != "failed":
-            comparison = compare(remembered.rows[number][0], row[0], threshold)
-            difference, agreement = comparison.difference, comparison.agreement
+        if remembered is not None and len(remembered) == count and record.role != "failed":
+            difference, agreement = apart(remembered[number][0], row[0], threshold)
         return ShadowRow(
             identity if count == 1 else row_id(identity, number),
             record.model,
             record.version,
             record.role,
-            _instant(record.at_ns),
+            at,
             row[0],
             row[1],
             record.latency_us / 1000.0,
@@ -189,13 +205,25 @@ class Extractor:
         return held
 
 
+_NOTHING: Answer = (None, None)
+_json_bytes = msgspec.json.Encoder().encode
 _OPAQUE = build_reader("opaque")
+
+
+def document(value: object) -> str:
+    """The JSON text of a value of JSON types. What no text can hold is escaped; the store will say what is wrong with it."""
+    try:
+        return _json_bytes(value).decode()
+    except UnicodeEncodeError:
+        return json.dumps(value)
 
 
 def outcome(record: OutcomeRecord) -> OutcomeRow:
     """An outcome as the store keeps it. Its id is a digest, so that the same outcome received twice is one."""
+    received = _instant(record.received_ns)
     return OutcomeRow(
-        outcome_id(
+        record.outcome_id
+        or outcome_id(
             record.prediction_id,
             record.model,
             record.request_id,
@@ -207,14 +235,16 @@ def outcome(record: OutcomeRecord) -> OutcomeRow:
         record.model or None,
         record.request_id or None,
         record.ground_truth,
-        _instant(record.observed_ns or record.received_ns),
-        _instant(record.received_ns),
+        _instant(record.observed_ns) if record.observed_ns else received,
+        received,
         record.source,
         record.actor,
     )
 
 
 def _scalar(value: object) -> Scalar | None:
+    if type(value) is float:  # by far the most frequent
+        return value
     if isinstance(value, bool | str) or value is None:
         return value
     return float(value) if isinstance(value, int | float) else str(value)

@@ -103,12 +103,13 @@ class FlagsService:
         for flags in known.flags:
             self._take(flags)
         try:
-            await self._registry.load()
-        except UnavailableError:
-            self._registry.adopt(known.versions)
-            for flags in known.flags:
-                self._take(flags)
-        try:
+            try:
+                await self._registry.load()
+            except UnavailableError:
+                self._registry.adopt(known.versions)
+                for flags in known.flags:
+                    self._take(flags)
+                raise  # a store that is silent is not waited for a second time
             await self.reconcile()
         except UnavailableError as error:
             log.warning(
@@ -122,6 +123,13 @@ class FlagsService:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch())
             tasks.create_task(self._reconcile_forever())
+
+    async def close(self) -> None:
+        """Let the change that is on its way to the store arrive, within the usual patience; the file of last known flags has it
+        otherwise.
+        """
+        if self._settling is not None:
+            await asyncio.wait({self._settling}, timeout=_SETTLE_S)
 
     async def _reconcile_forever(self) -> None:
         while True:

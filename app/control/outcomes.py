@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from app.control.clock import Clock
-from app.control.ports import Row, Scalar, Store, outcome_subject
+from app.control.ports import Scalar, Store, outcome_subject
 from app.control.registry import Registry
 from app.domain.outcome import fault, outcome_id
 from app.domain.prediction import split_row
@@ -27,6 +27,7 @@ from app.journal.records import OutcomeRecord
 RECENT = 200_000
 STORE_S = 2.0  # how long an answer waits for a silent store,
 PATIENCE_S = 5.0  # which is then not asked again for so long
+SLICE = 250  # outcomes in a row before others get their turn
 MAX_REJECTED = 1000  # named in one answer; the others are only counted
 MAX_TEXT = 200
 _FIELDS = frozenset({"prediction_id", "ground_truth", "observed_at", "source", "model", "request_id"})
@@ -38,7 +39,7 @@ _AHEAD = timedelta(days=1)
 class OutcomeJournal(Protocol):
     """The part of `app.journal.writer.Writer` that is needed here."""
 
-    def append_or_raise(self, record: OutcomeRecord, kind: str) -> None: ...
+    def append_or_raise(self, records: Iterable[OutcomeRecord], kind: str) -> None: ...
     async def durable(self) -> None: ...
 
 
@@ -64,11 +65,7 @@ class _RefusedError(Exception):
     """The outcome cannot be accepted, for this reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    index: int
-    id: str
-    record: OutcomeRecord
+_Item = tuple[int, OutcomeRecord]  # with its place in the request
 
 
 class OutcomeIntake:
@@ -90,40 +87,50 @@ class OutcomeIntake:
         `JournalFullError` when they cannot be kept; those counted before stay accepted.
         """
         now = self._clock.now()
-        items = []
+        now_ns = _ns(now)
+        items: list[_Item] = []
         for index, outcome in enumerate(outcomes, first_index):
+            if (index - first_index) % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
             try:
                 if isinstance(outcome, Exception):
                     raise _RefusedError(str(outcome))
-                items.append(self._item(index, outcome, now, actor))
+                items.append((index, self._record(outcome, now, now_ns, actor)))
             except _RefusedError as refused:
                 self._reject(receipt, index, "", str(refused))
-        predictions, stored = await self._known(items)
-        taken: list[_Item] = []
-        for item in items:
-            prediction = predictions.get(item.record.prediction_id)
-            model = str(prediction["model"]) if prediction else item.record.model
-            reason = self._contradiction(item.record, model)
+        models, stored = await self._known(items)
+        taken: list[OutcomeRecord] = []
+        accepted: Counter[str] = Counter()  # by model
+        for index, record in items:
+            if (index - first_index) % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            model = models.get(record.prediction_id) or record.model
+            reason = self._contradiction(record, model)
             if reason:
-                self._reject(receipt, item.index, model, reason)
-            elif item.id in stored or item.id in self._recent:
+                self._reject(receipt, index, model, reason)
+            elif record.outcome_id in stored or record.outcome_id in self._recent:
                 receipt.duplicates += 1
                 self.counts[model, "duplicate"] += 1
             else:
-                self._append(item, model)
-                taken.append(item)
-                self._remember(item.id)
-        if taken:
-            await self._journal.durable()
+                taken.append(record)
+                accepted[model] += 1
+                self._remember(record.outcome_id)
+        if not taken:
+            return
+        try:
+            self._journal.append_or_raise(taken, "outcome")
+        except JournalFullError:
+            for record in taken:
+                self._recent.pop(record.outcome_id, None)
+            self._counted(accepted, "unavailable")
+            raise
+        await self._journal.durable()
+        self._counted(accepted, "accepted")
         receipt.accepted += len(taken)
 
-    def _append(self, item: _Item, model: str) -> None:
-        try:
-            self._journal.append_or_raise(item.record, "outcome")
-        except JournalFullError:
-            self.counts[model, "unavailable"] += 1
-            raise
-        self.counts[model, "accepted"] += 1
+    def _counted(self, by_model: Mapping[str, int], result: str) -> None:
+        for model, count in by_model.items():
+            self.counts[model, result] += count
 
     def _remember(self, outcome: str) -> None:
         self._recent[outcome] = None
@@ -134,11 +141,11 @@ class OutcomeIntake:
         receipt.reject(index, reason)
         self.counts[model, "rejected"] += 1
 
-    def _item(self, index: int, outcome: Any, now: datetime, actor: str) -> _Item:
-        if not isinstance(outcome, Mapping):
+    def _record(self, outcome: Any, now: datetime, now_ns: int, actor: str) -> OutcomeRecord:
+        if type(outcome) is not dict:
             raise _RefusedError("an outcome is an object")
-        if unknown := sorted(set(outcome) - _FIELDS):
-            raise _RefusedError(f"unknown field {unknown[0][:50]!r}")
+        if not _FIELDS.issuperset(outcome):
+            raise _RefusedError(f"unknown field {min(set(outcome) - _FIELDS)[:50]!r}")
         model = _text(outcome, "model")
         request_id = _text(outcome, "request_id")
         prediction_id = _text(outcome, "prediction_id")
@@ -155,18 +162,12 @@ class OutcomeIntake:
             raise _RefusedError("prediction_id is missing (or model and request_id)")
         truth = _ground_truth(outcome)
         observed_ns = _observed_ns(outcome, now)
-        record = OutcomeRecord(
-            received_ns=_ns(now),
-            prediction_id=prediction_id.lower(),
-            model=model,
-            request_id=request_id,
-            ground_truth=truth,
-            observed_ns=observed_ns,
-            source=_text(outcome, "source") or "api",
-            actor=actor,
+        prediction_id = prediction_id.lower()
+        source = _text(outcome, "source") or "api"
+        identity = outcome_id(prediction_id, model, request_id, truth, observed_ns, source)
+        return OutcomeRecord(
+            now_ns, prediction_id, model, request_id, truth, observed_ns, source, actor, identity
         )
-        identity = outcome_id(record.prediction_id, model, request_id, truth, observed_ns, record.source)
-        return _Item(index, identity, record)
 
     def _contradiction(self, record: OutcomeRecord, model: str) -> str | None:
         """Why this outcome cannot belong to the prediction, as far as that is known by now."""
@@ -175,8 +176,8 @@ class OutcomeIntake:
         known = self._registry.get(model)
         return fault(record.ground_truth, known.task if known else "none")
 
-    async def _known(self, items: Sequence[_Item]) -> tuple[dict[str, Row], set[str]]:
-        """What is stored of their predictions, and which of themselves; nothing while the store is down or
+    async def _known(self, items: Sequence[_Item]) -> tuple[dict[str, str], set[str]]:
+        """The models of their predictions, as far as these are stored, and which of themselves are; nothing while the store is down or
         silent. Then contradictions are found, and duplicates left out, by the recorder.
         """
         if self._clock.monotonic() < self._ask_again_at:
@@ -190,22 +191,21 @@ class OutcomeIntake:
             self._ask_again_at = self._clock.monotonic() + PATIENCE_S
             return {}, set()
 
-    async def _predictions(self, items: Sequence[_Item]) -> dict[str, Row]:
-        ids = list({item.record.prediction_id for item in items if item.record.prediction_id})
-        return await self._store.predictions_brief(ids) if ids else {}
+    async def _predictions(self, items: Sequence[_Item]) -> dict[str, str]:
+        ids = list({record.prediction_id for _, record in items if record.prediction_id})
+        return await self._store.prediction_models(ids) if ids else {}
 
     async def _stored(self, items: Sequence[_Item]) -> set[str]:
-        new = [item for item in items if item.id not in self._recent]
-        ids = [item.id for item in new]
-        records = [item.record for item in new]
-        subjects = [outcome_subject(r.prediction_id, r.model, r.request_id) for r in records]
+        new = [record for _, record in items if record.outcome_id not in self._recent]
+        ids = [record.outcome_id for record in new]
+        subjects = [outcome_subject(r.prediction_id, r.model, r.request_id) for r in new]
         return await self._store.outcomes_known(ids, subjects) if ids else set()
 
 
 def _text(outcome: Mapping[str, Any], name: str) -> str:
-    value = outcome.get(name)
-    if value is None and name not in outcome:
+    if name not in outcome:
         return ""
+    value = outcome[name]
     if not isinstance(value, str) or not value:
         raise _RefusedError(f"{name}: a text that is not empty")
     if len(value) > MAX_TEXT or "\0" in value:

@@ -6,9 +6,11 @@ Every method may raise `app.errors.UnavailableError` when the dependency cannot 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
+
+import msgspec
 
 from app.domain.flags import Flags
 from app.domain.model import Version
@@ -17,16 +19,15 @@ Scalar = float | str | bool
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class PredictionRow:
-    """A row of `predictions`; features are JSON-ready (NaN already replaced), times are UTC."""
+class PredictionRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `predictions`; times are UTC."""
 
     prediction_id: str  # canonical UUIDv7, `:row` appended for rows of an N-row body
     model: str
     model_version: str
     role: str
     timestamp: datetime
-    features: dict[str, Any] | None
+    features: str | None  # the text of a JSON object, NaN already replaced
     prediction: Scalar | None
     confidence: float | None
     latency_ms: float
@@ -42,11 +43,10 @@ class PredictionRow:
     reason: str  # of the assignment
     ended: str
     error: str | None  # the gateway's own error, or why nothing could be extracted
-    facts: dict[str, Any] = field(default_factory=dict)  # protocol facts: tokens, finish reason, …
+    facts: dict[str, Any] = {}  # protocol facts: tokens, finish reason, …
 
 
-@dataclass(frozen=True, slots=True)
-class ShadowRow:
+class ShadowRow(msgspec.Struct, frozen=True, gc=False):
     """A row of `shadow_predictions`."""
 
     prediction_id: str
@@ -63,8 +63,7 @@ class ShadowRow:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomeRow:
+class OutcomeRow(msgspec.Struct, frozen=True, gc=False):
     """A row of `outcomes`; joined to its prediction when (or as soon as) that is stored."""
 
     outcome_id: (
@@ -125,6 +124,7 @@ class Batch:
     outcomes: Sequence[OutcomeRow]
     quarantine: Sequence[QuarantineRow]
     positions: Sequence[Position]
+    encoded: object | None = None  # what `Store.encode` made of the rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +162,11 @@ class Store(Protocol):
     async def ping(self) -> None: ...
 
     # recorder
+    async def encode(self, batch: Batch) -> Batch:
+        """The same with `encoded`: the part of `load` that needs no database, to be done while another batch is loaded.
+        `RefusedRowError` names the rows that cannot be stored.
+        """
+
     async def load(self, batch: Batch) -> None:
         """All of it or nothing. Rows already there are left as they are. `RefusedRowError` when a row is refused."""
 
@@ -179,6 +184,9 @@ class Store(Protocol):
 
     async def predictions_brief(self, ids: Sequence[str]) -> dict[str, Row]:
         """`{prediction_id: {model, model_version, prediction, confidence, features}}` of those that are stored."""
+
+    async def prediction_models(self, prediction_ids: Sequence[str]) -> dict[str, str]:
+        """The model of each of these that is stored."""
 
     async def outcomes_known(self, outcome_ids: Sequence[str], subjects: Sequence[str]) -> set[str]:
         """Which of these are stored. `subjects` are what they are about (`outcome_subject`), one each."""
@@ -269,14 +277,19 @@ class Store(Protocol):
     async def review_propensities(self, model: str, ids: Sequence[str]) -> dict[str, float]:
         """Of those whose labels came from reviewers alone: the probability with which each was picked for review."""
 
-    async def unlabelled(self, model: str, versions: Sequence[str], limit: int) -> list[Row]:
-        """The newest answers that are neither labelled nor under review: prediction_id, prediction, confidence."""
+    async def unlabelled(self, model: str, versions: Sequence[str], limit: int, at: datetime) -> list[Row]:
+        """The newest answers that are neither labelled nor under review at that time: prediction_id, prediction, confidence."""
 
     async def offered(self, ids: Sequence[str]) -> list[Row]:
         """What a reviewer sees of these: prediction_id, model_version, timestamp, features, prediction, confidence."""
 
-    async def put_reviews(self, rows: Sequence[Row]) -> None:
-        """Leases: review of `prediction_id` with strategy, score, propensity, leased_until, leased_by."""
+    async def put_reviews(self, rows: Sequence[Row], at: datetime) -> set[str]:
+        """Leases: review of `prediction_id` with strategy, score, propensity, leased_until, leased_by. Returns the ids of those
+        that nobody else holds at the time `at`.
+        """
+
+    async def reviews_taken(self, model: str, since: datetime, at: datetime) -> int:
+        """How many labels reviewers gave after `since`, and how many items they hold at the time `at`."""
 
     async def finish_review(self, prediction_id: str, label: Scalar, actor: str, at: datetime) -> bool: ...
     async def put_baseline(self, model: str, baseline: Row) -> None: ...

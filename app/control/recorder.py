@@ -8,57 +8,38 @@ the next batch is read and extracted during the commit of the one before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import msgspec
 import structlog
 
 from app.control.accounts import Accounts
 from app.control.clock import Clock
-from app.control.extraction import Extractor, outcome
+from app.control.extraction import Extractor
+from app.control.intake import EntryIntake, Item, Row, rows_of
 from app.control.ports import Batch, OutcomeRow, Position, PredictionRow, QuarantineRow, ShadowRow, Store
 from app.control.tailing import Tail
 from app.domain.model import Model
 from app.domain.prediction import format_id, row_id
 from app.errors import RefusedRowError, UnavailableError
-from app.journal.reader import Entry, Journal, SegmentInfo
-from app.journal.records import OutcomeRecord, PredictionRecord, Record, ShadowRecord, decode
+from app.journal.reader import Journal
+from app.journal.records import Record
 from app.link.messages import Series
 
 log = structlog.get_logger(__name__)
 
 BATCH_BYTES = 8 * 1024 * 1024
-SMALLEST, LARGEST = 250, 4000  # records of a batch: few while up to date, many while behind
-IDLE_S = 0.1  # between two batches while up to date
-SLICE_S = 0.005  # of work before others get their turn
+SMALLEST, LARGEST = 250, 8000  # records of a batch: few while up to date, many while behind
+IDLE_S = 0.1  # between two batches while up to date, less the larger they are
 UPKEEP_S = 1.0
 MAINTAIN_S = 3600.0
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.2, 5.0
 JOIN_AT_ONCE = 1000
 _ROWS_AT_ONCE = 100
-
-Row = PredictionRow | ShadowRow | OutcomeRow
-_KINDS = {PredictionRecord: "prediction", ShadowRecord: "shadow", OutcomeRecord: "outcome"}
-
-
-@dataclass(slots=True)
-class Item:
-    """A journal entry on its way: its record, the rows it became, and why it, or a row of it, goes into quarantine."""
-
-    segment: SegmentInfo
-    entry: Entry
-    record: Record | None = None
-    rows: Sequence[Row] = ()
-    refused: str | None = None
-
-    @property
-    def kind(self) -> str:
-        return _KINDS[type(self.record)] if self.record is not None else "undecodable"
 
 
 @dataclass(slots=True)
@@ -68,6 +49,7 @@ class Taken:
     items: list[Item] = field(default_factory=list)
     positions: list[Position] = field(default_factory=list)
     full: bool = False  # there is more where this came from
+    batch: Batch | None = None  # made of the items, without positions; None: to be made again
 
 
 class Recorder:
@@ -107,7 +89,7 @@ class Recorder:
         backoff = FIRST_BACKOFF_S
         while True:
             try:
-                await self.step()
+                moved = await self.step()
                 await self._upkeep()
             except (UnavailableError, OSError) as error:
                 log.warning("the recorder waits", error=str(error), seconds=round(backoff, 1))
@@ -116,7 +98,7 @@ class Recorder:
                 continue
             backoff = FIRST_BACKOFF_S
             if not self._taken:
-                await asyncio.sleep(IDLE_S)
+                await asyncio.sleep(IDLE_S * max(0.0, 1.0 - moved / LARGEST))
 
     async def step(self) -> int:
         """Move one batch; how many records it was. `UnavailableError` leaves everything as it was."""
@@ -143,41 +125,21 @@ class Recorder:
     async def _take(self) -> Taken:
         """The next batch: every record decoded and extracted, in slices that hold up nobody."""
         pieces = await self._tail.next(self._limit, BATCH_BYTES)
-        turns = _Turns()
-        items = []
+        intake = EntryIntake(self._extractor, self._heed)
         for piece in pieces:
-            for entry in piece.entries:
-                items.append(_decoded(piece.segment, entry))
-                await turns.pass_on()
+            taken_in = 0
+            while taken_in < len(piece.entries):
+                taken_in = intake.take(piece.segment, piece.entries, taken_in)
+                await asyncio.sleep(0)
+        await self._remember(intake.unknown())
+        while intake.take_later():  # noqa: ASYNC110  # it works meanwhile
+            await asyncio.sleep(0)
+        items = intake.items
         taken = Taken(items, [piece.position for piece in pieces], full=len(items) >= self._limit // 2)
-        for item in items:
-            if isinstance(item.record, PredictionRecord):
-                self._extract(item)
-                await turns.pass_on()
-        # Copies after all predictions, since they are compared with them, wherever in the batch those stand.
-        shadows = [item.record for item in items if isinstance(item.record, ShadowRecord)]
-        await self._remember({r.prediction_id for r in shadows if not self._extractor.knows(r.prediction_id)})
-        for item in items:
-            if not isinstance(item.record, PredictionRecord):
-                self._extract(item)
-                await turns.pass_on()
+        taken.batch = await self._batch(items)
         self._tail.read_until(pieces)
         self._limit = min(LARGEST, self._limit * 2) if taken.full else max(SMALLEST, self._limit // 2)
         return taken
-
-    def _extract(self, item: Item) -> None:
-        if self._heed is not None and item.record is not None:
-            self._heed(item.record)
-        try:
-            match item.record:
-                case PredictionRecord() as record:
-                    item.rows = self._extractor.prediction(record)
-                case ShadowRecord() as record:
-                    item.rows = self._extractor.shadow(record)
-                case OutcomeRecord() as record:
-                    item.rows = (outcome(record),)
-        except Exception as fault:  # whatever a record provokes is that record's reason, and stops no other
-            item.refused = f"unreadable: {type(fault).__name__}: {fault}"[:300]
 
     async def _remember(self, prediction_ids: set[bytes]) -> None:
         """Predictions that were stored before this process knew them."""
@@ -213,16 +175,18 @@ class Recorder:
             return
         while True:
             positions = self._final(taken)
+            batch = taken.batch = taken.batch or await self._batch(taken.items)
             try:
-                await self._store.load(self._batch(taken.items, positions))
+                await self._store.load(replace(batch, positions=positions))
                 break
             except RefusedRowError as error:
+                taken.batch = None
                 if not error.refusals and not any(item.rows for item in taken.items):
                     raise UnavailableError(f"the store refuses to keep what is refused: {error}") from error
                 await self._quarantine(_rows(taken.items), error)
         self._tail.stored(positions)
-        self._count(taken.items)
-        if any(item.kind == "outcome" for item in taken.items):
+        self._count(taken.items, batch)
+        if batch.outcomes:
             self._upkeep_at = 0.0  # some may go by a request, or by another form of the id: they join at once
 
     def _final(self, taken: Taken) -> list[Position]:
@@ -236,7 +200,9 @@ class Recorder:
             positions.append(replace(position, quarantined=quarantined))
         return positions
 
-    def _batch(self, items: Sequence[Item], positions: Sequence[Position]) -> Batch:
+    async def _batch(self, items: Sequence[Item]) -> Batch:
+        """Encoded, unless a row is refused: `load` will say so again."""
+        predictions, shadows, outcomes = rows_of(items)
         now = self._clock.now()
         quarantine = [
             QuarantineRow(
@@ -251,7 +217,10 @@ class Recorder:
             for item in items
             if item.refused
         ]
-        return _as_batch(_rows(items), quarantine, positions)
+        batch = Batch(predictions, shadows, outcomes, quarantine, ())
+        with contextlib.suppress(RefusedRowError):
+            return await self._store.encode(batch)
+        return batch
 
     async def _quarantine(self, owners: Sequence[tuple[Item, Row]], error: RefusedRowError) -> None:
         """Take the refused rows out: those that the store named, else those that are found by halving.
@@ -268,20 +237,18 @@ class Recorder:
             middle = len(owners) // 2
             for half in (owners[:middle], owners[middle:]):
                 try:
-                    await self._store.load(_as_batch(half))
+                    await self._store.load(_rows_only(half))
                 except RefusedRowError as closer:
                     await self._quarantine(half, closer)
 
-    def _count(self, items: Sequence[Item]) -> None:
+    def _count(self, items: Sequence[Item], batch: Batch) -> None:
         for item in items:
             if item.refused:
                 self.quarantined[item.refused.partition(":")[0]] += 1
-            else:
-                self.recorded[item.kind] += 1
-            for row in item.rows:
-                if isinstance(row, ShadowRow) and row.role == "shadow":
-                    known = {None: "unknown", True: "agree", False: "disagree"}[row.agreement]
-                    self.comparisons[row.model, row.model_version, known] += 1
+        self.recorded.update([item.kind for item in items if not item.refused])
+        for row in batch.shadows:
+            if row.role == "shadow":
+                self.comparisons[row.model, row.model_version, _KNOWN[row.agreement]] += 1
 
     # ---- upkeep
 
@@ -304,32 +271,13 @@ class Recorder:
         """For `/metrics`."""
         for kind, count in self.recorded.items():
             yield Series("gateway_recorded_total", (kind,), count)
+        for names, count in self._extractor.unread.items():
+            yield Series("gateway_unread_total", names, count)
         for reason, count in self.quarantined.items():
             yield Series("gateway_quarantined_total", (reason,), count)
         for labels, count in self.comparisons.items():
             yield Series("gateway_shadow_comparisons_total", labels, count)
         yield Series("gateway_journal_pending_records", (), self._accounts.pending())
-
-
-class _Turns:
-    """Lets others run after a few milliseconds of work."""
-
-    __slots__ = ("_since",)
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-
-    async def pass_on(self) -> None:
-        if time.perf_counter() - self._since > SLICE_S:
-            await asyncio.sleep(0)
-            self._since = time.perf_counter()
-
-
-def _decoded(segment: SegmentInfo, entry: Entry) -> Item:
-    try:
-        return Item(segment, entry, decode(entry.data))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return Item(segment, entry, refused=f"undecodable: {error}"[:300])
 
 
 def _rows(items: Sequence[Item]) -> list[tuple[Item, Row]]:
@@ -343,7 +291,8 @@ def _by_kind(owners: Sequence[tuple[Item, Row]]) -> dict[str, list[tuple[Item, R
     return kinds
 
 
-_ROW_KINDS = {PredictionRow: "prediction", ShadowRow: "shadow", OutcomeRow: "outcome"}
+_KNOWN = {None: "unknown", True: "agree", False: "disagree"}
+_ROW_KINDS: dict[type, str] = {PredictionRow: "prediction", ShadowRow: "shadow", OutcomeRow: "outcome"}
 
 
 def _refuse(item: Item, row: Row, reason: str) -> None:
@@ -352,16 +301,12 @@ def _refuse(item: Item, row: Row, reason: str) -> None:
     item.refused = item.refused or reason
 
 
-def _as_batch(
-    owners: Sequence[tuple[Item, Row]],
-    quarantine: Sequence[QuarantineRow] = (),
-    positions: Sequence[Position] = (),
-) -> Batch:
+def _rows_only(owners: Sequence[tuple[Item, Row]]) -> Batch:
     rows = [row for _, row in owners]
     return Batch(
         predictions=[row for row in rows if isinstance(row, PredictionRow)],
         shadows=[row for row in rows if isinstance(row, ShadowRow)],
         outcomes=[row for row in rows if isinstance(row, OutcomeRow)],
-        quarantine=quarantine,
-        positions=positions,
+        quarantine=(),
+        positions=(),
     )

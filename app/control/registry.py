@@ -5,7 +5,7 @@ what is served (flags do).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from app.control.ports import AuditEntry, Store
@@ -30,6 +30,10 @@ class Registry:
 
     def models(self) -> list[Model]:
         return list(self._current.values())
+
+    def by_name(self) -> Mapping[str, Model]:
+        """All models, by name; it changes as they do. Asked for each record: it copies nothing."""
+        return self._current
 
     def names(self) -> list[str]:
         return list(self._current)

@@ -37,7 +37,7 @@ RANKED = 1000  # of these, the most uncertain ones that it is made from,
 EVEN = 1000  # and as many of the others
 REFERENCE = 2000  # labelled rows that novelty is measured against
 PAIRS = 2000  # newest comparisons with each shadow
-LEASE_S = 900.0
+DAY = timedelta(days=1)
 SOURCE = "review"
 
 
@@ -48,6 +48,8 @@ class ReviewDesk:
         self._outcomes = outcomes
         self._clock = clock
         self._chance = SystemRandom()
+        # One draw at a time: two reviewers who ask together each get a whole list, and neither passes the budget.
+        self._drawing = asyncio.Lock()
 
     async def draw(self, model: str, strategies: Sequence[str], limit: int, reviewer: str) -> Row:
         """Items worth a label, best first, leased to the reviewer. An unknown strategy is an
@@ -57,20 +59,43 @@ class ReviewDesk:
         unknown = [name for name in strategies if name not in STRATEGIES]
         if unknown:
             raise InvalidError(f"strategy: {unknown[0][:50]!r} is none of {', '.join(STRATEGIES)}")
-        rows, shares, candidates = await self._pool(known, strategies)
+        async with self._drawing:
+            return await self._draw(known, strategies, limit, reviewer)
+
+    async def _draw(self, model: Model, strategies: Sequence[str], limit: int, reviewer: str) -> Row:
+        budget = await self._budget(model)
+        rows, shares, candidates = await self._pool(model, strategies)
         mixture = {name: 1.0 / len(strategies) for name in strategies}
-        selection = select(candidates, limit, self._chance, mixture)
+        granted = limit if budget is None else min(limit, budget)
+        selection = select(candidates, granted, self._chance, mixture)
         items = [
             replace(item, propensity=item.propensity * shares[item.prediction_id]) for item in selection.items
         ]
-        until = self._clock.now() + timedelta(seconds=LEASE_S)
-        leased = _leased(known.name, items, reviewer, until)
+        now = self._clock.now()
+        leased = _leased(model.name, items, reviewer, now + timedelta(seconds=model.review.lease_s))
         # Without a random share only the best ranked could be picked: their labels stand for nothing else,
         # and no propensity is kept that would say otherwise.
         fair = "random" in strategies
-        await self._store.put_reviews([row if fair else {**row, "propensity": None} for row in leased])
-        shown = [{**rows[item["prediction_id"]], **item} for item in leased]
-        return {"model": model, "items": shown, "pool": selection.pool, "reason": selection.reason}
+        # Another control process may have leased one of them meanwhile: it is theirs.
+        ours = await self._store.put_reviews(
+            [row if fair else {**row, "propensity": None} for row in leased], now
+        )
+        shown = [{**rows[item["prediction_id"]], **item} for item in leased if item["prediction_id"] in ours]
+        return {
+            "model": model.name,
+            "items": shown,
+            "pool": selection.pool,
+            "reason": selection.reason,
+            "budget_left": None if budget is None else max(0, budget - len(shown)),
+        }
+
+    async def _budget(self, model: Model) -> int | None:
+        """How many more labels may be asked for; None when that is not limited."""
+        limit = model.review.daily_budget
+        if limit is None:
+            return None
+        now = self._clock.now()
+        return max(0, limit - await self._store.reviews_taken(model.name, now - DAY, now))
 
     async def _pool(
         self, model: Model, strategies: Sequence[str]
@@ -78,7 +103,8 @@ class ReviewDesk:
         """The rows to draw from, the probability with which each came to be among them, and their scores."""
         versions = [version.name for version in model.versions]
         free = {
-            str(row["prediction_id"]): row for row in await self._store.unlabelled(model.name, versions, FREE)
+            str(row["prediction_id"]): row
+            for row in await self._store.unlabelled(model.name, versions, FREE, self._clock.now())
         }
         apart = await self._disagreements(model) if "disagreement" in strategies else {}
         furthest = sorted(apart, key=lambda key: apart[key], reverse=True)[:RANKED]
@@ -90,7 +116,7 @@ class ReviewDesk:
             # What has labels is what a model can be trained on: unlike that is new.
             known = await self._store.labelled(model.name, None, None, None, REFERENCE)
             novel = await asyncio.to_thread(novelty.scores, _features(known), _features(rows.values()))
-        scale = _scale(_features(rows.values()))
+        scale = _scale(_features(rows.values()), model.review.near_duplicate)
         candidates = [
             _candidate(model, row, apart.get(key), score, scale)
             for (key, row), score in zip(rows.items(), novel, strict=True)
@@ -180,16 +206,14 @@ def _features(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [row["features"] or {} for row in rows]
 
 
-def _scale(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """A tenth of a standard deviation of each number: rows that fall into the same cell of that size are
-    near-duplicates.
-    """
+def _scale(rows: Sequence[Mapping[str, Any]], deviations: float) -> dict[str, float]:
+    """The size of a cell for each number: rows that fall into the same cells are near-duplicates."""
     values: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         for name, value in row.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 values[name].append(float(value))
-    return {name: pstdev(known) / 10 for name, known in values.items() if len(known) > 1}
+    return {name: pstdev(known) * deviations for name, known in values.items() if len(known) > 1}
 
 
 def _leased(model: str, items: Sequence[ReviewItem], reviewer: str, until: Any) -> list[Row]:

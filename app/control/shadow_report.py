@@ -54,7 +54,20 @@ class ShadowReports:
             else await self._store.shadow_pairs(model.name, incumbent, since, MAX_OWN)
         )
         own = [row for row in twice if row["production_version"] == incumbent]
-        return await asyncio.to_thread(_summary, model, version, rows, own)
+        found = await asyncio.to_thread(_summary, model, version, rows, own)
+        return {**found, "worst": await self._with_inputs(found["worst"])}
+
+    async def _with_inputs(self, cases: Sequence[Row]) -> list[Row]:
+        """What was asked in each of the worst cases, and what production said: without it nobody can tell why they differ."""
+        asked = {
+            row["prediction_id"]: row
+            for row in await self._store.offered([c["prediction_id"] for c in cases])
+        }
+        return [
+            {**case, "features": known.get("features"), "prediction": known.get("prediction")}
+            for case in cases
+            for known in (asked.get(case["prediction_id"], {}),)
+        ]
 
 
 def _summary(model: Model, version: str, rows: Sequence[Row], own: Sequence[Row]) -> Row:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 
 from app.domain.model import Model
 from app.domain.policy import AuthPolicy, JournalPolicy, RegistryPolicy, ServerPolicy, TelemetryPolicy
+
+# Sent to the control process before the workers drain: streams that never end by themselves end now. Ignored by a process that has
+# not come so far as to handle it.
+STOPPING_SOON = signal.SIGURG
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,11 @@ CATALOGUE: dict[str, Metric] = {
         ("model", "version", "replica", "reason"),
         "A URL of a version, by its place in the list from 0, left out for a while after failing several times in a row.",
     ),
+    "gateway_upstream_ejected_urls": Metric(
+        "gauge",
+        ("model", "version"),
+        "URLs of a version that are left out now, added up over the workers; only of versions with several URLs.",
+    ),
     "gateway_refused_total": Metric(
         "counter", ("reason",), "Requests answered by the gateway itself with an error."
     ),
@@ -74,6 +79,11 @@ CATALOGUE: dict[str, Metric] = {
         "gauge", (), "Records in the journal that the store does not have yet."
     ),
     "gateway_recorded_total": Metric("counter", ("kind",), "Records that the recorder has stored."),
+    "gateway_unread_total": Metric(
+        "counter",
+        ("model", "reason"),
+        "Requests of which something could not be read; docs/protocols.md has the reasons.",
+    ),
     "gateway_quarantined_total": Metric("counter", ("reason",), "Records kept in quarantine."),
     "gateway_shadow_comparisons_total": Metric(
         "counter", ("model", "version", "result"), "Shadow answers compared with production's."
@@ -112,7 +122,11 @@ CATALOGUE: dict[str, Metric] = {
     "gateway_registry_changes_total": Metric(
         "counter",
         ("result",),
-        "Alias changes for the model registry: delivered, refused, failed (and tried again), given_up, dropped.",
+        "Aliases in the model registry: moved, removed, refused (no such version there), failed (no answer; tried again).",
+    ),
+    "gateway_event_clients": Metric("gauge", (), "Clients that follow /admin/events."),
+    "gateway_event_clients_dropped_total": Metric(
+        "counter", ("reason",), "Clients of /admin/events dropped for not reading (slow), or refused (limit)."
     ),
     "gateway_metrics_refused_total": Metric(
         "counter", (), "Series left out of this exposition: unknown, or too many."

@@ -120,11 +120,10 @@ class Tail:
 
     async def _piece(self, segment: SegmentInfo, records: int, limit_bytes: int) -> tuple[Piece, int]:
         position = self._position(segment)
-        wanted = min(limit_bytes, int(records * self._bytes_each * 1.25))
+        wanted = min(limit_bytes, int(records * self._bytes_each))
         result: ReadResult = await asyncio.to_thread(self.journal.read, segment, position.offset, wanted)
-        whole = (
-            len(result.entries) <= records or result.torn > 0
-        )  # what was skipped is counted with the whole
+        # A little more than was asked for is taken as it is, since it is read already; what was skipped is counted with the whole.
+        whole = len(result.entries) <= 2 * records or result.torn > 0
         entries = result.entries if whole else result.entries[:records]
         size = sum(len(entry.data) for entry in entries)
         if entries:

@@ -7,49 +7,71 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pyarrow as pa
 
 from app.control.ports import Row
 from app.domain.outcome import as_binary, as_class
 
-FIXED: tuple[tuple[str, Any], ...] = (
-    ("prediction_id", pa.string()),
-    ("model_version", pa.string()),
-    ("timestamp", pa.timestamp("us", "UTC")),
-    ("confidence", pa.float64()),
-    ("ground_truth_timestamp", pa.timestamp("us", "UTC")),
-    ("propensity", pa.float64()),
-    ("review_propensity", pa.float64()),
-    ("latency_ms", pa.float64()),
-    ("age_days", pa.float64()),
-    ("sample_weight", pa.float64()),
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Kind(Enum):
+    """What a column holds."""
+
+    TEXT = "text"
+    NUMBER = "number"
+    TRUTH = "truth"
+    INSTANT = "instant"
+
+
+FIXED: tuple[tuple[str, Kind], ...] = (
+    ("prediction_id", Kind.TEXT),
+    ("model_version", Kind.TEXT),
+    ("timestamp", Kind.INSTANT),
+    ("confidence", Kind.NUMBER),
+    ("ground_truth_timestamp", Kind.INSTANT),
+    ("propensity", Kind.NUMBER),
+    ("review_propensity", Kind.NUMBER),
+    ("latency_ms", Kind.NUMBER),
+    ("age_days", Kind.NUMBER),
+    ("sample_weight", Kind.NUMBER),
 )
 
 
-_NATURAL = {bool: pa.bool_(), int: pa.float64(), float: pa.float64()}
+_NATURAL = {bool: Kind.TRUTH, int: Kind.NUMBER, float: Kind.NUMBER}
 
 
 class Columns:
     """Columns `feature.<name>` for the features of the `first` rows."""
 
     def __init__(self, task: str, first: Sequence[Row]) -> None:
-        self._answer = pa.float64() if task in ("binary", "regression") else pa.string()
+        import pyarrow as pa  # large, and few gateways ever write Parquet
+
+        self._answer = Kind.NUMBER if task in ("binary", "regression") else Kind.TEXT
         self._features = {name: _kind(first, name) for name in feature_names(first)}
-        self.schema = pa.schema(
-            [
-                *FIXED,
-                ("prediction", self._answer),
-                ("ground_truth", self._answer),
-                *((f"feature.{name}", kind) for name, kind in self._features.items()),
-                ("more_features", pa.string()),
-            ]
-        )
+        types = {
+            Kind.TEXT: pa.string(),
+            Kind.NUMBER: pa.float64(),
+            Kind.TRUTH: pa.bool_(),
+            Kind.INSTANT: pa.timestamp("us", "UTC"),
+        }
+        columns = [
+            *FIXED,
+            ("prediction", self._answer),
+            ("ground_truth", self._answer),
+            *((f"feature.{name}", kind) for name, kind in self._features.items()),
+            ("more_features", Kind.TEXT),
+        ]
+        self.schema = pa.schema([(name, types[kind]) for name, kind in columns])
 
     def table(self, rows: Sequence[Row]) -> pa.Table:
         """The rows in these columns."""
+        import pyarrow as pa
+
         columns: list[list[Any]] = [[] for _ in self.schema]
         for row in rows:
             for column, value in zip(columns, self._cells(row), strict=True):
@@ -78,29 +100,29 @@ def as_json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _kind(rows: Sequence[Row], name: str) -> pa.DataType:
+def _kind(rows: Sequence[Row], name: str) -> Kind:
     """That of most values: a few odd ones do not turn a number into a text."""
-    kinds: Counter[pa.DataType] = Counter()
+    kinds: Counter[Kind] = Counter()
     for row in rows:
         value = (row["features"] or {}).get(name)
         if value is not None:
-            kinds[_NATURAL.get(type(value), pa.string())] += 1
-    return kinds.most_common(1)[0][0] if kinds else pa.string()
+            kinds[_NATURAL.get(type(value), Kind.TEXT)] += 1
+    return kinds.most_common(1)[0][0] if kinds else Kind.TEXT
 
 
-def _fits(value: Any, kind: pa.DataType) -> bool:
-    if pa.types.is_floating(kind):
+def _fits(value: Any, kind: Kind) -> bool:
+    if kind is Kind.NUMBER:
         return type(value) in (int, float)
-    return isinstance(value, bool if pa.types.is_boolean(kind) else str)
+    return isinstance(value, bool if kind is Kind.TRUTH else str)
 
 
-def _cell(value: Any, kind: pa.DataType) -> Any:
+def _cell(value: Any, kind: Kind) -> Any:
     """A prediction or ground truth as its column takes it: a number (a class of a binary task as 0 or 1),
     or a class name.
     """
     if value is None:
         return None
-    if pa.types.is_string(kind):
+    if kind is Kind.TEXT:
         return as_class(value)
     if isinstance(value, (str, bool)):
         return as_binary(value)

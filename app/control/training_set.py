@@ -16,10 +16,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pyarrow.parquet as pq
 
 from app.control.ports import Row, Store
 from app.control.training_columns import FIXED, Columns, as_json, feature_names
@@ -27,13 +26,17 @@ from app.domain import recency
 from app.domain.model import Model
 from app.errors import InvalidError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 FORMATS = {
     "csv": "text/csv; charset=utf-8",
     "ndjson": "application/x-ndjson",
     "parquet": "application/vnd.apache.parquet",
 }
 MAX_WEIGHT = 100.0  # of the inverse propensity: one row must not outweigh hundreds
-ROW_GROUP = 10_000
+ROW_GROUP = 100_000  # rows at most,
+ROW_GROUP_BYTES = 8 * 2**20  # and bytes before they are packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,22 +183,29 @@ def _cell(value: Any) -> Any:
 
 
 class _Parquet:
-    """Row groups of 10,000."""
+    """Rows become columns as they come, for as Python's objects they take twenty times the memory. Groups are large: the file's
+    footer, which stays in memory to the end, grows with their number.
+    """
 
     def __init__(self, model: Model, first: Sequence[Row]) -> None:
+        import pyarrow.parquet as pq  # large, and few gateways ever write Parquet
+
         self._columns = Columns(model.task, first)
         self._sink = _Sink()
         self._writer = pq.ParquetWriter(self._sink, self._columns.schema)
-        self._waiting: list[Row] = []
+        self._waiting: list[pa.Table] = []
 
     def rows(self, rows: Sequence[Row]) -> bytes:
-        self._waiting += rows
-        if len(self._waiting) >= ROW_GROUP:
+        self._waiting.append(self._columns.table(rows))
+        tables = self._waiting
+        if sum(map(len, tables)) >= ROW_GROUP or sum(table.nbytes for table in tables) >= ROW_GROUP_BYTES:
             self._write_group()
         return self._sink.take()
 
     def _write_group(self) -> None:
-        self._writer.write_table(self._columns.table(self._waiting))
+        import pyarrow as pa
+
+        self._writer.write_table(pa.concat_tables(self._waiting))
         self._waiting = []
 
     def end(self) -> bytes:

@@ -37,6 +37,18 @@ class Comparison:
     reason: str
 
 
+def apart(
+    production: Prediction, shadow: Prediction, threshold: float = DEFAULT_THRESHOLD
+) -> tuple[float | None, bool | None]:
+    """Difference and agreement as `compare` gives them, without the words."""
+    if type(production) is float and type(shadow) is float:
+        difference = shadow - production
+        if isfinite(difference):
+            return difference, abs(difference) < threshold
+    comparison = compare(production, shadow, threshold)
+    return comparison.difference, comparison.agreement
+
+
 def compare(production: Prediction, shadow: Prediction, threshold: float = DEFAULT_THRESHOLD) -> Comparison:
     """Compare two predictions. Numbers agree when |difference| < threshold, as in the source text; labels
     when equal.

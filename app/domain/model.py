@@ -106,6 +106,13 @@ class Retraining:
 
 
 @dataclass(frozen=True, slots=True)
+class Review:
+    lease_s: float = 900.0
+    daily_budget: int | None = None  # None: as many as reviewers ask for
+    near_duplicate: float = 0.1  # standard deviations; 0: only equal rows
+
+
+@dataclass(frozen=True, slots=True)
 class Privacy:
     drop: tuple[str, ...] = ()
     hash: tuple[str, ...] = ()
@@ -148,6 +155,7 @@ class Model:
     evidence: EvidencePolicy = field(default_factory=EvidencePolicy)
     labels: Labels = field(default_factory=Labels)
     retraining: Retraining = field(default_factory=Retraining)
+    review: Review = field(default_factory=Review)
     privacy: Privacy = field(default_factory=Privacy)
     tls: UpstreamTls = field(default_factory=UpstreamTls)
     registry: Registered = field(default_factory=Registered)

@@ -15,7 +15,8 @@ from itertools import pairwise
 from math import isfinite
 from typing import Literal
 
-GroundTruth = float | str | bool
+# Compiled code tells integers from floats.
+GroundTruth = float | int | str | bool
 
 MAX_LABEL = 256  # characters; a label is a class name, not a document
 _TRUE = frozenset({"1", "true"})
@@ -67,11 +68,13 @@ def outcome_id(
     identity, else a retry would be a second outcome.
     """
     subject = (prediction_id.lower(),) if prediction_id else (model, request_id)
-    digest = sha256()
-    for part in (*subject, _spelled(ground_truth), str(observed_ns), source):
-        data = part.encode("utf-8", "surrogatepass")
-        digest.update(b"%d:%s," % (len(data), data))  # lengths: no two different outcomes give the same bytes
-    return digest.hexdigest()[:32]
+    parts = (*subject, _spelled(ground_truth), str(observed_ns), source)
+    # With lengths, in bytes: no two different outcomes give the same bytes.
+    text = "".join([f"{len(part)}:{part}," for part in parts])
+    if text.isascii():
+        return sha256(text.encode()).hexdigest()[:32]
+    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+    return sha256(b"".join([b"%d:%s," % (len(part), part) for part in encoded])).hexdigest()[:32]
 
 
 def _spelled(ground_truth: GroundTruth) -> str:
@@ -117,7 +120,7 @@ def fault(ground_truth: GroundTruth, task: str) -> str | None:
     return None
 
 
-def _finite(value: float) -> bool:
+def _finite(value: float | int) -> bool:
     try:
         return isfinite(value)
     except OverflowError:

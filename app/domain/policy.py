@@ -65,7 +65,7 @@ class RegistryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class TelemetryPolicy:
-    """Where spans go (OTLP over HTTP, JSON)."""
+    """Where spans go (OTLP over HTTP)."""
 
     otlp_endpoint: str | None = None  # None: no spans
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)

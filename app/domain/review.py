@@ -1,4 +1,4 @@
-"""Which predictions people should label: ranked, thinned, drawn with a known probability, and leased.
+"""Which predictions people should label: ranked, thinned, and drawn with a known probability.
 
 Labels that were picked for being uncertain are a biased sample. So every item carries its propensity, the
 probability with which this draw picked it, and a share of each draw is random: then weighting by
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, isfinite, log
+from math import floor, isfinite
 from random import Random
 
 STRATEGIES = ("uncertainty", "margin", "novelty", "disagreement", "random")
@@ -76,19 +76,6 @@ class Selection:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """An item is kept from other reviewers until `until` (seconds since the epoch), then offered again."""
-
-    prediction_id: str
-    holder: str
-    until: float
-
-    def held(self, now: float) -> bool:
-        """Whether it still binds."""
-        return now < self.until
-
-
 # ---- scores
 
 
@@ -105,24 +92,6 @@ def least_confidence(confidence: float | None, probabilities: Sequence[float] = 
 def binary_uncertainty(probability: float | None) -> float | None:
     """2·min(p, 1−p) of the positive class's probability: 1 at 0.5, 0 at the ends."""
     return None if probability is None else _unit(2.0 * min(probability, 1.0 - probability))
-
-
-def closeness(probabilities: Sequence[float]) -> float | None:
-    """1 − (best − second best class probability): 1 when they tie; None for fewer than two classes."""
-    if len(probabilities) < 2:
-        return None
-    best, second = sorted(probabilities, reverse=True)[:2]
-    return _unit(1.0 - (best - second))
-
-
-def vote_entropy(predictions: Sequence[str]) -> float | None:
-    """Disagreement of several versions' labels (Dagan and Engelson, 1995), 0 to 1; None for fewer than
-    two votes.
-    """
-    if len(predictions) < 2:
-        return None
-    shares = [predictions.count(label) / len(predictions) for label in set(predictions)]
-    return max(0.0, -sum(p * log(p) for p in shares) / log(len(predictions)))
 
 
 def _unit(value: float) -> float | None:
@@ -186,23 +155,6 @@ def rank(pool: Sequence[Candidate], strategy: str) -> list[Candidate]:
     """
     scored = [(score, c) for c in pool if (score := c.score(strategy)) is not None]
     return [c for _, c in sorted(scored, key=lambda pair: (pair[0], pair[1].prediction_id), reverse=True)]
-
-
-def eligible(pool: Iterable[Candidate], leases: Iterable[Lease], now: float) -> list[Candidate]:
-    """The candidates that no valid lease holds, each id once."""
-    taken = {lease.prediction_id for lease in leases if lease.held(now)}
-    distinct = {c.prediction_id: c for c in pool if c.prediction_id not in taken}
-    return list(distinct.values())
-
-
-def lease(items: Iterable[ReviewItem], holder: str, now: float, duration_s: float) -> list[Lease]:
-    """Leases on the items for one reviewer."""
-    return [Lease(item.prediction_id, holder, now + duration_s) for item in items]
-
-
-def remaining_budget(limit: int, taken_at: Iterable[float], now: float, period_s: float) -> int:
-    """How many more items may be given out, when `limit` may be within any `period_s` seconds."""
-    return max(0, limit - sum(now - period_s < at <= now for at in taken_at))
 
 
 def select(

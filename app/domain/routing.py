@@ -15,6 +15,21 @@ from typing import NamedTuple
 
 BUCKETS = 10_000
 NO_BUCKET = -1
+# First path segments that are the gateway's own: no model is reached there.
+RESERVED = frozenset(
+    {
+        "admin",
+        "feedback",
+        "predictions",
+        "metrics",
+        "healthz",
+        "readyz",
+        "openapi.json",
+        "docs",
+        "ofrep",
+        "ui",
+    }
+)
 
 
 class Assignment(NamedTuple):

@@ -9,6 +9,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from app.journal.format import (
     APPENDED,
     COUNTER,
@@ -32,8 +34,7 @@ class SegmentInfo:
     closed: bool  # nothing more will be appended: its writer went on to a later segment, or is dead
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     offset: int
     next_offset: int
     data: bytes
@@ -130,14 +131,16 @@ class Journal:
         entries: list[Entry] = []
         torn = 0
         place = 0
-        while place + ENTRY.size <= len(data):
-            length, checksum = ENTRY.unpack_from(data, place)
-            end = place + ENTRY.size + length
+        head = ENTRY.size
+        unpack = ENTRY.unpack_from
+        while place + head <= len(data):
+            length, checksum = unpack(data, place)
+            end = place + head + length
             if length == 0 or length > MAX_PAYLOAD or offset + end > size:
                 break  # a torn tail, or an entry that is still being written
             if end > len(data):
                 return ReadResult(tuple(entries), offset + place, torn, at_end=False)
-            payload = data[place + ENTRY.size : end]
+            payload = data[place + head : end]
             if zlib.crc32(payload) != checksum:
                 if not closed and offset + end == size:
                     break  # may still be under way

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 
-class PredictionRecord(msgspec.Struct, frozen=True, array_like=True, tag="p"):
+class PredictionRecord(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False):
     """One request that a client got an answer to (or left before), whoever answered it."""
 
     prediction_id: bytes  # 16 bytes, UUIDv7
@@ -49,7 +49,7 @@ class PredictionRecord(msgspec.Struct, frozen=True, array_like=True, tag="p"):
     parent_span: str = ""  # 16 hex digits of the caller's span; "" when the trace began here
 
 
-class ShadowRecord(msgspec.Struct, frozen=True, array_like=True, tag="s"):
+class ShadowRecord(msgspec.Struct, frozen=True, array_like=True, tag="s", gc=False):
     """Another version's answer to a request that a client got its answer to from elsewhere."""
 
     prediction_id: bytes
@@ -70,7 +70,7 @@ class ShadowRecord(msgspec.Struct, frozen=True, array_like=True, tag="s"):
     parent_span: str = ""  # the span of the request that was copied
 
 
-class OutcomeRecord(msgspec.Struct, frozen=True, array_like=True, tag="o"):
+class OutcomeRecord(msgspec.Struct, frozen=True, array_like=True, tag="o", gc=False):
     """A ground truth as it was received by `POST /feedback`."""
 
     received_ns: int
@@ -81,6 +81,7 @@ class OutcomeRecord(msgspec.Struct, frozen=True, array_like=True, tag="o"):
     observed_ns: int
     source: str
     actor: str  # the token's name
+    outcome_id: str = ""  # app.domain.outcome.outcome_id; "": written before it was kept
 
 
 Record = PredictionRecord | ShadowRecord | OutcomeRecord

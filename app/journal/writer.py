@@ -12,7 +12,7 @@ import fcntl
 import mmap
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -186,9 +186,14 @@ class Writer:
         self.enqueue(record, kind)
         return self.flush() and self._counts.get(APPENDED) > before
 
-    def append_or_raise(self, record: Record, kind: str) -> None:
-        """For a caller that may answer "try again": `JournalFullError` when the record could not be kept."""
-        if not self.append(record, kind):
+    def append_or_raise(self, records: Iterable[Record], kind: str) -> None:
+        """All with one write, for a caller that may answer "try again": `JournalFullError` when one could not be kept."""
+        before = self._counts.get(APPENDED) + len(self._group)
+        count = 0
+        for record in records:
+            self.enqueue(record, kind)
+            count += 1
+        if not self.flush() or self._counts.get(APPENDED) < before + count:
             raise JournalFullError(
                 "the journal cannot take another record; free disk space or raise journal.max_bytes"
             )

@@ -23,6 +23,7 @@ MAX_LIST_ELEMENTS = 4_096
 
 MAX_DEPTH = 16
 _INT64 = 2**63
+_FLOATS = frozenset((float,))
 _NUMBERS = frozenset((float, int))
 _SCALARS = _NUMBERS | {str, bool, type(None)}
 
@@ -58,18 +59,20 @@ def _are_plain(values: Collection[Any]) -> bool:
 
     NaN and infinities show in the sum, integers beyond 64 bits at the ends.
     """
+    kinds = set(map(type, values))
+    if kinds == _FLOATS:
+        return math.isfinite(sum(values))
+    if not kinds <= _SCALARS:
+        return False
+    numbers = values if kinds <= _NUMBERS else [value for value in values if type(value) in _NUMBERS]
     try:
         return (
-            math.isfinite(sum(values))
-            and min(values, default=0) >= -_INT64
-            and max(values, default=0) < _INT64
+            math.isfinite(sum(numbers))
+            and min(numbers, default=0) >= -_INT64
+            and max(numbers, default=0) < _INT64
         )
-    except TypeError:  # not only numbers
-        if not _SCALARS.issuperset(map(type, values)):
-            return False
     except OverflowError:  # an integer too large for a float
         return False
-    return _are_plain([value for value in values if type(value) in _NUMBERS])
 
 
 def _add_nested(features: Features, prefix: str, value: Any, findings: Findings, depth: int = 1) -> None:

@@ -51,6 +51,10 @@ class Findings:
 
     def extraction(self, features: list[Features] | None, outputs: list[Output] | None) -> Extraction:
         """Pair feature rows with outputs by position. Where the counts differ, the features are kept and no output is guessed."""
+        if outputs is not None and len(outputs) == 1 and (features is None or len(features) == 1):
+            prediction, confidence, scores = outputs[0]  # by far the most frequent: one row
+            one = Row(features[0] if features is not None else None, prediction, confidence, scores)
+            return self._extraction((one,))
         if features is not None and outputs is not None and len(features) != len(outputs):
             self.note(
                 Reason.ROW_COUNT_MISMATCH, f"{len(features)} rows in the request, {len(outputs)} in the reply"
@@ -62,6 +66,9 @@ class Findings:
             rows = tuple([Row(row) for row in features])
         else:
             rows = tuple([Row(row, *output) for row, output in zip(features, outputs, strict=True)])
+        return self._extraction(rows)
+
+    def _extraction(self, rows: tuple[Row, ...]) -> Extraction:
         if self.nonfinite:
             self.facts["nonfinite"] = sorted(self.nonfinite)[:MAX_NAMED]
         detail = "; ".join(self._details)[:_MAX_DETAIL] if self._details else None

@@ -7,14 +7,25 @@ relative to the element, unless its first step is an index or `[*]`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import msgspec
 
 from app.protocols.content import parse_json, reply_bytes, request_bytes
 from app.protocols.features import json_row, json_rows, object_row, vector_row, within_limit
 from app.protocols.findings import Findings
 from app.protocols.json_paths import MISSING, JsonPath, compile_path
-from app.protocols.record import Exchange, Extraction, Features, Output, Reader, Reason, UnreadableError
+from app.protocols.record import (
+    MAX_FEATURES,
+    Exchange,
+    Extraction,
+    Features,
+    Output,
+    Reader,
+    Reason,
+    UnreadableError,
+)
 from app.protocols.scoring import (
     PREDICTION_NAMES,
     PROBABILITY_NAMES,
@@ -35,6 +46,7 @@ class JsonReader:
         "_features",
         "_features_given",
         "_parent",
+        "_plain",
         "_prediction",
         "_prediction_given",
         "_task",
@@ -49,6 +61,7 @@ class JsonReader:
         self._prediction_given = prediction is not None
         self._confidence = compile_path(confidence or "$.confidence")
         self._parent = _parent_of(self._prediction)
+        self._plain = _PlainObject(self._features)
         self._task = task
 
     def __call__(self, exchange: Exchange) -> Extraction:
@@ -58,9 +71,14 @@ class JsonReader:
         vector = False
         try:
             if not exchange.is_answer_only:
-                document = parse_json(request_bytes(exchange), exchange.request_content_type)
-                vector = _is_vector(document)
-                rows = self._rows(document, findings)
+                body = request_bytes(exchange)
+                features = self._plain.features(body)
+                if features is not None:
+                    rows = [features]
+                else:
+                    document = parse_json(body, exchange.request_content_type)
+                    vector = _is_vector(document)
+                    rows = self._rows(document, findings)
         except UnreadableError as fault:
             findings.note(fault.reason, f"request: {fault.detail}")
         if not 200 <= exchange.status < 300:
@@ -173,6 +191,42 @@ class JsonReader:
         raise UnreadableError(Reason.PATH_NOT_FOUND, f"nothing at {self._prediction.text}")
 
 
+class _PlainObject:
+    """The most frequent request: features that are an object of scalars in need of no cleaning, at a path of one name.
+
+    They are checked while they are parsed. After a document of another kind the next ones are not tried, since a model's look alike.
+    """
+
+    __slots__ = ("_decode", "_left_alone")
+
+    def __init__(self, path: JsonPath) -> None:
+        self._decode: Callable[[bytes], Any] | None = None
+        self._left_alone = 0  # documents still to come
+        if len(path.steps) == 1 and isinstance(path.steps[0], str):
+            field = ("features", dict[str, _PlainScalar] | None, None)
+            shape = msgspec.defstruct("PlainObject", [field], rename={"features": path.steps[0]}, gc=False)
+            self._decode = msgspec.json.Decoder(shape).decode
+
+    def features(self, body: bytes) -> Features | None:
+        """None for anything else, also for what is no JSON."""
+        if self._decode is None:
+            return None
+        if self._left_alone:
+            self._left_alone -= 1
+            return None
+        try:
+            features: Features | None = self._decode(body).features
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            features = None
+        if features is not None and len(features) <= MAX_FEATURES:
+            return features
+        self._left_alone = _LEFT_ALONE
+        return None
+
+
+_LEFT_ALONE = 100  # documents, after one of another kind
+# Out of range numbers, NaN and infinities are no JSON for this decoder.
+_PlainScalar = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float | str | bool | None
 _NESTED = frozenset((list, dict))
 
 

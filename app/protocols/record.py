@@ -6,7 +6,6 @@ Values only. This module must never import numpy, do I/O or log: the proxy worke
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -66,8 +65,7 @@ class UnreadableError(Exception):
         self.detail = detail
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(msgspec.Struct, frozen=True, gc=False):
     """A captured request and its reply, as they crossed the wire.
 
     Bodies are raw bytes, still content-encoded, possibly cut off at the capture limit (`*_truncated`).
@@ -99,8 +97,7 @@ class Exchange:
         return self.expected_rows is not None and not self.request_body
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True, gc=False):
     """One prediction: what went in, what came out. All values are finite and of plain Python types.
 
     `prediction` is a number (value, probability or class index) or a label. `confidence` is the probability of the predicted
@@ -117,48 +114,15 @@ BARE_ROW = Row()
 """What a recorder stores for an exchange of which nothing could be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extraction:
+class Extraction(msgspec.Struct, frozen=True, gc=False):
     """What could be read of one exchange. `rows` may be empty; `reason` is None when everything was read."""
 
     rows: tuple[Row, ...]
     reason: Reason | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = {}
     """Bounded JSON values beside the rows: `nonfinite` (names), `model`, `finish_reason`, token counts, …"""
     detail: str | None = None
     """The reason for people: unbounded wording, never a metric label."""
 
 
 Reader: TypeAlias = Callable[[Exchange], Extraction]
-
-
-def storable(row: Row) -> str | None:
-    """Name what PostgreSQL's jsonb and text refuse in a row: `nul_character`, `lone_surrogate`; None when it can be stored.
-
-    NaN and infinities never get this far: a reader makes them None and lists their names in `facts["nonfinite"]`.
-    A row with a refusal is quarantined alone, by the store. Source: PostgreSQL 17 manual, 8.14 JSON Types (`\\u0000` and
-    unpaired surrogates are rejected by jsonb) and 8.3 Character Types (text cannot hold U+0000).
-    """
-    try:
-        encoded = msgspec.json.encode((row.features, row.prediction))
-    except UnicodeEncodeError:
-        return "lone_surrogate"
-    if b"\\u0000" not in encoded:
-        return None
-    return "nul_character" if _holds_nul((row.features, row.prediction)) else None
-
-
-def _holds_nul(value: object) -> bool:
-    """Look for U+0000 itself: the encoded text also shows `\\u0000` for a backslash followed by u0000."""
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, str):
-            if "\x00" in item:
-                return True
-        elif isinstance(item, dict):
-            pending.extend(item.keys())
-            pending.extend(item.values())
-        elif isinstance(item, (list, tuple)):
-            pending.extend(item)
-    return False

@@ -22,7 +22,8 @@ from app.protocols.record import MAX_ROWS, Output, Reason, UnreadableError
 
 Task: TypeAlias = Literal["binary", "multiclass", "regression", "none"]
 
-PREDICTION_NAMES = (
+# Not as tuples of a fixed length: of these, compiled code makes a new one at each use, and they are known by identity below.
+PREDICTION_NAMES: tuple[str, ...] = (
     "prediction",
     "predictions",
     "predict",
@@ -38,7 +39,7 @@ PREDICTION_NAMES = (
     "output",
     "outputs",
 )
-PROBABILITY_NAMES = (
+PROBABILITY_NAMES: tuple[str, ...] = (
     "probabilities",
     "probability",
     "predict_proba",
@@ -48,8 +49,10 @@ PROBABILITY_NAMES = (
     "scores",
     "score",
 )
-CONFIDENCE_NAMES = ("confidence",)
+CONFIDENCE_NAMES: tuple[str, ...] = ("confidence",)
 _NAMED = frozenset(PREDICTION_NAMES + PROBABILITY_NAMES + CONFIDENCE_NAMES)
+
+_PROBABILITIES = frozenset(PROBABILITY_NAMES)
 
 MAX_SCORES = 1_024
 ROUNDING = 0.02
@@ -88,9 +91,10 @@ def output_of(value: Any, task: Task, findings: Findings) -> Output:
 
 def _nested_one(value: list[Any], task: Task, findings: Findings) -> Output:
     """Unwrap [[[x]]] without recursion, as nested as the sender likes."""
-    while type(value) is list and len(value) == 1:
-        value = value[0]
-    return output_of(value, task, findings)
+    inner: Any = value
+    while type(inner) is list and len(inner) == 1:
+        inner = inner[0]
+    return output_of(inner, task, findings)
 
 
 def score_vector(values: Sequence[Any], findings: Findings) -> tuple[float, ...] | None:
@@ -160,6 +164,8 @@ def is_class_map(value: object) -> bool:
 
 def first_of(outputs: Mapping[str, Any], names: Sequence[str]) -> Any:
     """The value under the first of the names that is present and not null."""
+    if names is PROBABILITY_NAMES and _PROBABILITIES.isdisjoint(outputs):
+        return None  # by far the most frequent
     for name in names:
         value = outputs.get(name)
         if value is not None:

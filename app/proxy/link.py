@@ -154,6 +154,7 @@ class Link:
         ]
         series.append(Series("gateway_journal_fsync_errors_total", (), journal.fsync_errors))
         series.append(Series("gateway_inflight_requests", (), self.plane.inflight))
+        series += self.plane.ejected()
         self._send(Totals(series, nonce))
 
     def _send(self, message: Upward) -> bool:

@@ -6,8 +6,9 @@ import re
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
+from app.proxy.address import Address
+from app.proxy.connection import OWS
 from app.proxy.fields import PLAIN, REQUEST_OWN, VIA, carry_on, listed, own_span
-from app.proxy.upstream import OWS, Address
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _UNRESERVED = re.compile(rb"%(?:2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aAeE])")

@@ -13,10 +13,12 @@ from collections import deque
 
 import httptools
 
-from app.proxy.exchange import Exchange, Passage
+from app.proxy.exchange import Exchange
 from app.proxy.fields import problem, status_line
-from app.proxy.plane import Plane, Served
+from app.proxy.passage import Passage
+from app.proxy.plane import Plane
 from app.proxy.request import BadRequestError, Request
+from app.proxy.served import Served
 
 KEEP_ALIVE_S = 75.0
 BUFFERED = 65_536  # a body up to this size is sent on whole, with its head; a larger one is streamed

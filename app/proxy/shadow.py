@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from app.journal.records import ShadowRecord
 from app.link.messages import Pair
+from app.proxy.attempt import Attempt
 from app.proxy.exchange import Exchange, answer_status, pair_of, shadow_record
-from app.proxy.plane import Plane, Served
+from app.proxy.plane import Plane
 from app.proxy.request import CopiedHead
-from app.proxy.upstream import Attempt
+from app.proxy.served import Served
 
 # A copy's answer may be this large, or four times production's; a larger one is cut off at once. Reading costs the worker: with 1 MiB,
 # 250 answers without end a second moved production's p99 by 13 % (benchmarks/shadow_faults.py).

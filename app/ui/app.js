@@ -27,7 +27,7 @@ const TABS = {
   controls: controlsView,
 };
 const PAGES = { "": overviewView, accounting: accountingView, audit: auditView };
-const MODELS = { path: "/admin/models", every: 2 };
+const MODELS = { path: "/admin/models", every: 2, on: ["flag", "rollout", "health"] };
 
 const root = document.getElementById("app");
 const history = new History();
@@ -83,13 +83,13 @@ function show() {
   ]);
 }
 
-function header({ live: { lost, errors } }) {
+function header({ live: { lost, told } }) {
   const link = (page, text) => h("a", { href: `#/${page}`, "aria-current": place.page === page ? "page" : null }, text);
   return h("header", { class: "masthead", key: "masthead" },
     h("a", { class: "brand", href: "#/" }, h("img", { src: "/ui/icon.svg", alt: "" }), "model-gateway"),
     h("nav", { "aria-label": "Pages" }, link("", "Models"), link("accounting", "Accounting"), link("audit", "Audit")),
     h("div", { class: "row" },
-      h("span", { class: `live ${lost ? "lost" : ""}`, role: "status" }, lost ? errors.models?.message ?? "not reached" : "live"),
+      h("span", { class: `live ${lost ? "lost" : ""}`, role: "status" }, lost ? `${lost}; trying again` : told ? "live" : "polling"),
       h("button", { type: "button", class: "quiet", onclick: signOut }, "Sign out")));
 }
 

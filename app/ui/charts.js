@@ -14,8 +14,8 @@ const HEIGHT = 200;
 export function lines({ title, series, format, threshold, minimum = 0, atLeast = 0 }) {
   const points = series.flatMap((one) => one.points).filter(([, value]) => value != null);
   if (points.length === 0) return empty(title, "no data yet");
-  const from = Math.min(...points.map(([time]) => time));
-  const to = Math.max(...points.map(([time]) => time), from + 10);
+  const to = Math.max(...points.map(([time]) => time));
+  const from = Math.min(...points.map(([time]) => time), to - 10);
   const top = niceCeiling(Math.max(atLeast, threshold?.value ?? 0, ...points.map(([, value]) => value)));
   const bottom = Math.min(minimum, ...points.map(([, value]) => value));
   const x = (time) => ((time - from) / (to - from)) * WIDTH;
@@ -29,8 +29,8 @@ export function lines({ title, series, format, threshold, minimum = 0, atLeast =
         series.map((one) => h("path", { key: one.name, class: `line tone-${one.tone}`, d: path(one.points, x, y) }))),
       h("span", { class: "tick top" }, format(top)),
       h("span", { class: "tick bottom" }, format(bottom)),
-      h("span", { class: "tick left" }, ago(from)),
-      h("span", { class: "tick right" }, ago(to))),
+      h("span", { class: "tick left" }, when(from, to)),
+      h("span", { class: "tick right" }, when(to, to))),
     legend([...series.map((one) => ({ tone: one.tone, text: `${one.name} ${format(lastValue(one.points))}` })),
       ...(threshold ? [{ tone: "threshold", text: threshold.name }] : [])]),
   ]);
@@ -121,6 +121,11 @@ function figure(title, label, content) {
 
 function empty(title, why) {
   return h("figure", { class: "chart" }, h("figcaption", null, title), h("p", { class: "empty" }, why));
+}
+
+/** How long ago, on an axis that ends now; else the time of day. */
+function when(time, end) {
+  return Date.now() / 1000 - end < 10 ? ago(time) : new Date(time * 1000).toLocaleTimeString("en-GB");
 }
 
 function ago(time) {

@@ -20,19 +20,11 @@ from benchmarks.peers.cells import CONNECTIONS, MANY, Cell, Shape
 from benchmarks.peers.contenders import PATH, Launch, Place
 from benchmarks.peers.install import Tools
 from benchmarks.peers.load import DRAIN_S
-from benchmarks.peers.processes import (
-    Child,
-    PeerError,
-    command_line,
-    cpu_seconds,
-    free_port,
-    memory,
-    pin,
-    tree,
-)
+from benchmarks.peers.processes import Child, PeerError, command_line, cpu_seconds, memory, pin, tree
 from benchmarks.peers.snapshot import ROOT
 from benchmarks.peers.traffic import Load, write_script, wrk
 from benchmarks.peers.upstream import VERSIONS
+from tests.ports import free_port
 
 WARM_UP_S = 1.0
 SETTLE_S = 0.3  # for requests that a load generator left unanswered when it ended

@@ -96,14 +96,6 @@ def pin(pid: int, cpus: frozenset[int]) -> None:
             os.sched_setaffinity(int(thread), cpus)
 
 
-def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Child:
     """A started process with its log file; `with` ends it."""
 

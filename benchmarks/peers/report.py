@@ -184,7 +184,7 @@ mirror is off: the peers do not repeat canary requests either. {data_plane}
 ## Goals
 
 Ratios are taken within a round. The median over the rounds is judged; of failures and memory, the worst
-round.
+round. Where the worker's time goes, and what less would take: `decisions/0003-what-comes-together-leaves-together.md`.
 
 {goals}
 

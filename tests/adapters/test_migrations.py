@@ -20,7 +20,8 @@ from app.adapters import migrations
 from app.adapters.postgres_url import driver_url
 from app.adapters.schema import metadata
 from app.errors import UnavailableError
-from tests.servers import PostgresServer, free_port
+from tests.ports import free_port
+from tests.servers import PostgresServer
 
 _POSTGRES_SHAPE = """
 SELECT c.relname, c.relkind::text, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
@@ -115,7 +116,7 @@ def test_the_history_can_be_taken_back_and_replayed(empty_url: str) -> None:
     assert migrations.revisions(empty_url)[0] is None
     migrations.upgrade(empty_url)
     current, newest = migrations.revisions(empty_url)
-    assert current == newest
+    assert current == newest == migrations.NEWEST
     migrations.downgrade(empty_url, "base")
     work = sa.inspect
 
@@ -132,6 +133,21 @@ def test_the_history_can_be_taken_back_and_replayed(empty_url: str) -> None:
     migrations.upgrade(empty_url)
     migrations.upgrade(empty_url)
     assert migrations.revisions(empty_url) == (newest, newest)
+
+
+def test_a_file_is_current_when_it_has_the_newest_tables_and_only_then(tmp_path: Path) -> None:
+    file = tmp_path / "a file #.db"
+    url = f"sqlite:///{file}"
+    assert not migrations.is_current(file)
+    assert not file.exists()
+    file.touch()
+    assert not migrations.is_current(file)
+    migrations.upgrade(url)
+    assert migrations.is_current(file)
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'older'")
+        database.commit()
+    assert not migrations.is_current(file)
 
 
 def test_several_that_migrate_at_once_wait_for_each_other(empty_url: str) -> None:

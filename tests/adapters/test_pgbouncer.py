@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from app.adapters.stores import open_store
 from app.control.ports import Position
+from tests import bring_servers
 from tests.servers import PostgresServer, Server, running
 from tests.store_rows import audit, batch, outcome_of, prediction, shadow_of
 
@@ -25,12 +25,7 @@ class PgBouncer(Server):
 
     def __init__(self, behind: PostgresServer) -> None:
         super().__init__("pgbouncer")
-        program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-        if program is None:
-            raise RuntimeError(
-                "pgbouncer is needed; install it (Debian: apt-get install pgbouncer) and run again"
-            )
-        self._program = program
+        self._program = str(bring_servers.pgbouncer() / "pgbouncer")
         self._behind = behind
         if os.geteuid() == 0:
             self.run_as("postgres")

@@ -8,7 +8,6 @@ import csv
 import hashlib
 import io
 import json
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -16,12 +15,24 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 from sklearn.metrics import f1_score
 
 from app.control.ports import Batch, PredictionRow, ShadowRow
 from app.domain.model import Labels, Retraining
 from app.domain.recency import weight
-from tests.control_parts import START, Control, control, model, outcome, prediction, prediction_id, store_rows
+from tests.control_parts import (
+    START,
+    Control,
+    control,
+    features_of,
+    model,
+    outcome,
+    prediction,
+    prediction_id,
+    store_rows,
+    with_features,
+)
 
 MODEL = "/admin/models/credit"
 DAY = 86_400.0
@@ -151,7 +162,7 @@ async def test_young_predictions_have_provisional_figures_of_their_own(tmp_path:
 async def test_figures_are_told_apart_by_a_feature(tmp_path: Path) -> None:
     async with control(tmp_path, model(labels=SHORT)) as parts, parts.client() as client:
         stored = rows(600)
-        north = [bool(row.features and row.features["region"] == "north") for row in stored]
+        north = [bool(features_of(row)["region"] == "north") for row in stored]
         await store_rows(
             parts.store, stored, lambda i: float((float(stored[i].prediction or 0) >= 0.5) != north[i])
         )
@@ -213,7 +224,7 @@ async def test_a_version_without_pairs_has_counts_of_zero_and_no_rates(tmp_path:
 
 
 def features(row: PredictionRow) -> dict[str, Any]:
-    return {"features": row.features, "prediction": row.prediction}
+    return {"features": features_of(row), "prediction": row.prediction}
 
 
 async def test_drift_is_found_in_the_feature_that_moved_and_only_there(tmp_path: Path) -> None:
@@ -224,10 +235,7 @@ async def test_drift_is_found_in_the_feature_that_moved_and_only_there(tmp_path:
         reference = [features(row) for row in rows(3000, seed=7)]
         made = await client.post(f"{MODEL}/baseline", json={"rows": reference, "metrics": {"f1": 0.91}})
         assert (made.status_code, made.json()["rows"]) == (201, 3000)
-        live = rows(2000, seed=8)
-        for row in live:
-            assert row.features is not None
-            row.features["age"] += 8.0
+        live = [with_features(row, age=features_of(row)["age"] + 8.0) for row in rows(2000, seed=8)]
         await store_rows(parts.store, live)
         parts.clock.turn(10.0)
         report = (await client.get(f"{MODEL}/drift")).json()
@@ -256,9 +264,7 @@ async def test_drift_of_the_last_hours_is_not_drowned_by_the_rest_of_the_day(tmp
             )
             for n, row in enumerate(live)
         ]
-        for row in moved[-600:]:
-            assert row.features is not None
-            row.features["age"] += 15.0
+        moved[-600:] = [with_features(row, age=features_of(row)["age"] + 15.0) for row in moved[-600:]]
         await store_rows(parts.store, moved)
         report = (await client.get(f"{MODEL}/drift")).json()
         assert (report["rows"], report["detected"]) == (6000, True)
@@ -496,10 +502,8 @@ async def test_a_manifest_lets_an_export_be_repeated_byte_for_byte(tmp_path: Pat
 
 async def test_the_least_confident_are_listed_first_and_leased_to_one_reviewer(tmp_path: Path) -> None:
     async with control(tmp_path) as parts, parts.client() as client:
-        stored = rows(200, days=0.001)
-        for number, row in enumerate(stored):
-            assert row.features is not None
-            row.features["number"] = number  # no two alike
+        # No two alike.
+        stored = [with_features(row, number=number) for number, row in enumerate(rows(200, days=0.001))]
         await store_rows(parts.store, stored, lambda index: 1.0 if index < 20 else None)
         first = (await client.get(f"{MODEL}/review", params={"limit": 5})).json()
         unlabelled = sorted(row.confidence for row in stored[20:] if row.confidence is not None)
@@ -572,9 +576,7 @@ async def test_what_lies_where_nothing_was_learned_is_novel(tmp_path: Path) -> N
             for n, row in enumerate(rows(100, seed=2))
         ]
         strange = {row.prediction_id for row in unlabelled[:5]}
-        for row in unlabelled[:5]:
-            assert row.features is not None
-            row.features["age"] = 400.0 + len(row.prediction_id)
+        unlabelled[:5] = [with_features(row, age=400.0 + len(row.prediction_id)) for row in unlabelled[:5]]
         await store_rows(parts.store, unlabelled)
         drawn = (await client.get(f"{MODEL}/review", params={"strategy": "novelty", "limit": 1})).json()
         assert drawn["items"][0]["prediction_id"] in strange

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
-from app.commands import dataset
+from app.commands import dataset, output
 from tests.commands.conftest import Run
 from tests.scripted_api import Reply, ScriptedApi
 
@@ -113,3 +113,18 @@ def test_a_place_that_is_taken_and_another_format_are_refused(
     assert (ran.status, "files already" in ran.err) == (2, True)
     assert (place / "mine").read_text() == "kept"
     assert run("export", "training-set", "credit", "-o", "file:///x", "--format", "csv").status == 2
+
+
+def test_pieces_are_counted_on_a_terminal_and_come_through_unchanged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pieces = [b"a" * 1000, b"", b"b" * 500]
+    assert list(output.counted(iter(pieces), "set.parquet")) == pieces
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    assert list(output.counted(iter(pieces), "set.parquet")) == pieces
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("TERM", "xterm")
+    assert list(output.counted(iter(pieces), "set.parquet")) == pieces
+    assert "1.5" in capsys.readouterr().err

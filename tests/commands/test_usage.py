@@ -110,7 +110,7 @@ def test_check_config_says_good_or_lists_every_fault(run: Run) -> None:
     Path("good.yaml").write_text("models: {m: {production: v, versions: {v: {url: 'http://h'}}}}\n")
     Path("bad.yaml").write_text("server: {port: x}\nmodel: {}\n")
     good = run("check-config", "good.yaml")
-    assert (good.status, good.out) == (0, "good.yaml: good; 1 models with 1 versions\n")
+    assert (good.status, good.out) == (0, "good.yaml: good; models: 1, versions: 1\n")
     assert run("check-config", "good.yaml", "--json").json == {"ok": True, "faults": [], "models": ["m"]}
     bad = run("check-config", "bad.yaml")
     assert bad.status == 2
@@ -261,3 +261,23 @@ def test_a_store_that_cannot_be_migrated_is_one_line(
     assert says in ran.err
     assert len(ran.err.splitlines()) == 1
     assert "hunter2" not in ran.err
+
+
+def test_the_shell_completes_commands(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "_MODEL_GATEWAY_COMPLETE": "complete_bash",
+        "COMP_WORDS": "model-gateway rollout st",
+        "COMP_CWORD": "2",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "app"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["start"]

@@ -9,12 +9,15 @@ import pytest
 
 from app.adapters.sql_store import SqlStore
 from app.adapters.stores import open_store
+from tests.control_parts import tables
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
+        file = tmp_path / "store.db"
+        file.write_bytes(tables())
+        return f"sqlite:///{file}"
     return str(request.getfixturevalue("postgres_url"))
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import json
+import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from app.adapters.sql_store import SqlStore
 from app.adapters.stores import open_store
-from app.control.ports import Position, QuarantineRow, outcome_subject
+from app.control.ports import Position, QuarantineRow
 from app.errors import RefusedRowError
 from tests.store_rows import T0, batch, outcome_of, prediction, shadow_of
 
@@ -25,19 +27,13 @@ async def row_of(store: SqlStore, name: str) -> dict[str, Any]:
     return row
 
 
-async def until(condition: Callable[[], Awaitable[object]]) -> None:
-    """The waiting outcomes are looked at again within a few seconds of the clock."""
-    end = datetime.now(UTC) + timedelta(seconds=20)
-    while not await condition():
-        assert datetime.now(UTC) < end
-
-
 async def test_a_prediction_comes_back_as_it_was_stored(store: SqlStore) -> None:
     row = prediction(request_id="r-1", rollout_id="rollout-1")
     await store.load(batch([row], [shadow_of(row)]))
     found = await row_of(store, row.prediction_id)
     for name in row.__slots__:
-        assert found[name] == getattr(row, name), name
+        value = getattr(row, name)
+        assert found[name] == (json.loads(value) if name == "features" else value), name
     assert found["timestamp"].tzinfo is not None
     assert found["ground_truth"] is None
     assert found["outcomes"] == []
@@ -63,6 +59,48 @@ async def test_an_integer_is_a_number(store: SqlStore) -> None:
     assert (found["ground_truth"], type(found["ground_truth"])) == (7.0, float)
 
 
+async def test_what_many_rows_of_a_batch_have_alike_stays_each_rows_own(store: SqlStore) -> None:
+    """Of each field: the same in all rows, in all but one, in all of some hundreds, or of every kind in turn."""
+    chance = random.Random(5)
+    choices: dict[str, list[Any]] = {
+        "model_version": ["v1", "v2"], "role": ["production", "canary"], "status": [200, 500], "request_id": [None, "r"],
+        "canary_percent": [5.0, 0.0], "flags_revision": [3, 4], "rollout_id": [None, "rollout-1"], "forced": [False, True],
+        "reason": ["default", "forced"], "ended": ["complete", "aborted"], "error": [None, "timeout"],
+        "facts": [{"tokens": 7}, {"tokens": 8}], "prediction": [1.0, True, "1", 0.0, False, None], "confidence": [0.5, None],
+        "bucket": [17, None], "routing_key": [None, "u"],
+    }  # fmt: skip
+    at = {
+        "all": lambda number, some: some[0],
+        "one": lambda number, some: some[number == 431],
+        "some": lambda number, some: some[300 <= number < 600],
+        "each": lambda number, some: some[number % len(some)],
+    }
+    ways = {name: at[chance.choice(sorted(at))] for name in choices}
+    rows = [
+        prediction(
+            T0 + number * timedelta(seconds=1),
+            **{name: ways[name](number, some) for name, some in choices.items()},
+        )
+        for number in range(1000)
+    ]
+    shadows = [
+        shadow_of(
+            row,
+            agreement=[True, False, None][number % 3] if number < 300 else True,
+            error="timeout" if number == 777 else None,
+        )
+        for number, row in enumerate(rows)
+    ]
+    await store.load(batch(rows, shadows))
+    for number in [0, 299, 300, 431, 599, 600, 777, 999, *chance.sample(range(1000), 40)]:
+        row, found = rows[number], await row_of(store, rows[number].prediction_id)
+        for name in (*choices, "model", "timestamp", "latency_ms"):
+            wanted = getattr(row, name)
+            assert (type(found[name]), found[name]) == (type(wanted), wanted), (number, name)
+        (shadow,) = found["shadow"]
+        assert (shadow["agreement"], shadow["error"]) == (shadows[number].agreement, shadows[number].error)
+
+
 async def test_nothing_extracted_is_stored_all_the_same(store: SqlStore) -> None:
     row = prediction(features=None, prediction=None, confidence=None, status=502, ended="error",
                      error="upstream_unreachable", facts={}, routing_key=None, bucket=None)  # fmt: skip
@@ -74,7 +112,7 @@ async def test_nothing_extracted_is_stored_all_the_same(store: SqlStore) -> None
 async def test_rows_already_there_are_left_as_they_are(store: SqlStore) -> None:
     one, two = prediction(), prediction()
     await store.load(batch([one], [shadow_of(one)]))
-    again = replace(one, prediction=0.1)
+    again = structs.replace(one, prediction=0.1)
     await store.load(
         batch([again, two, two], [shadow_of(one, prediction=0.2), shadow_of(two), shadow_of(two)])
     )
@@ -106,12 +144,16 @@ async def test_many_predictions_are_found_in_brief(store: SqlStore) -> None:
         prediction(T0 + number * timedelta(seconds=1), prediction=float(number)) for number in range(1203)
     ]
     await store.load(batch(rows))
+    assert await store.prediction_models([row.prediction_id for row in rows] + ["unknown"]) == {
+        row.prediction_id: row.model for row in rows
+    }
+    assert await store.prediction_models([]) == {}
     found = await store.predictions_brief([row.prediction_id for row in rows] + ["unknown"])
     assert {name: row["prediction"] for name, row in found.items()} == {
         r.prediction_id: r.prediction for r in rows
     }
     assert found[rows[0].prediction_id] == {
-        "model": "credit", "model_version": "v1", "prediction": 0.0, "confidence": 0.9, "features": rows[0].features,
+        "model": "credit", "model_version": "v1", "prediction": 0.0, "confidence": 0.9, "features": json.loads(rows[0].features or ""),
     }  # fmt: skip
 
 
@@ -162,136 +204,6 @@ async def test_refusals_of_every_kind_are_named_at_once(store: SqlStore) -> None
         ("shadow", 0),
         ("outcome", 0),
     ]
-
-
-# ---- outcomes
-
-
-async def test_an_outcome_labels_its_prediction(store: SqlStore) -> None:
-    row = prediction()
-    await store.load(batch([row]))
-    outcome = outcome_of(row, 1.0)
-    await store.load(batch((), (), [outcome]))
-    found = await row_of(store, row.prediction_id)
-    assert (found["ground_truth"], found["ground_truth_timestamp"]) == (1.0, outcome.observed_at)
-    (kept,) = found["outcomes"]
-    assert (kept["outcome_id"], kept["ground_truth"], kept["source"], kept["state"]) == (
-        outcome.outcome_id, 1.0, "test", "joined",
-    )  # fmt: skip
-
-
-async def test_an_outcome_in_the_batch_of_its_prediction_labels_it(store: SqlStore) -> None:
-    row = prediction()
-    await store.load(batch([row], (), [outcome_of(row, "spam")]))
-    assert (await row_of(store, row.prediction_id))["ground_truth"] == "spam"
-
-
-async def test_the_same_outcome_twice_is_one(store: SqlStore) -> None:
-    row = prediction()
-    outcome = outcome_of(row, 1.0)
-    later = replace(outcome, received_at=outcome.received_at + HOUR)
-    await store.load(batch([row], (), [outcome, later]))
-    await store.load(batch((), (), [later]))
-    assert len((await row_of(store, row.prediction_id))["outcomes"]) == 1
-    assert await store.coverage("credit", None, None) == [
-        {"model_version": "v1", "predictions": 1, "labelled": 1}
-    ]
-
-
-async def test_the_newest_observed_holds_whatever_the_order_and_all_are_kept(store: SqlStore) -> None:
-    first, second, late = (prediction() for _ in range(3))
-    old, new = T0 + DAY, T0 + 2 * DAY
-    await store.load(batch([first, second, late]))
-    await store.load(batch((), (), [outcome_of(first, 0.0, old), outcome_of(first, 1.0, new)]))
-    await store.load(batch((), (), [outcome_of(second, 1.0, new)]))
-    await store.load(batch((), (), [outcome_of(second, 0.0, old), outcome_of(late, 0.0, old)]))
-    await store.load(batch((), (), [outcome_of(late, 1.0, new)]))
-    for row in (first, second, late):
-        found = await row_of(store, row.prediction_id)
-        assert (found["ground_truth"], found["ground_truth_timestamp"]) == (1.0, new)
-        assert [outcome["ground_truth"] for outcome in found["outcomes"]] == [1.0, 0.0]
-
-
-async def test_an_outcome_before_its_prediction_waits_and_joins(store: SqlStore) -> None:
-    row = prediction()
-    await store.load(batch((), (), [outcome_of(row, 0.0)]))
-    assert await store.join_waiting_outcomes(10) == 0
-    await store.load(batch([row]))
-
-    async def joined() -> object:
-        await store.join_waiting_outcomes(10)
-        return (await row_of(store, row.prediction_id))["ground_truth"] == 0.0
-
-    await until(joined)
-    assert await store.join_waiting_outcomes(10) == 0
-    assert (await store.coverage("credit", None, None))[0]["labelled"] == 1
-
-
-async def test_outcomes_by_request_and_by_another_form_of_the_id_join_within_a_look(store: SqlStore) -> None:
-    by_request, single, several = prediction(request_id="r-1"), prediction(), prediction()
-    rows = [replace(several, prediction_id=f"{several.prediction_id}:{number}") for number in range(2)]
-    await store.load(batch([by_request, single, *rows]))
-    await store.load(
-        batch(
-            (),
-            (),
-            [
-                outcome_of(None, 1.0, model="credit", request_id="r-1"),
-                outcome_of(f"{single.prediction_id}:0", 1.0),
-                outcome_of(several.prediction_id, 1.0),
-                outcome_of(None, 1.0, model="other", request_id="r-1"),
-            ],
-        )
-    )
-    assert await store.join_waiting_outcomes(10) == 3
-    for name in (by_request.prediction_id, single.prediction_id, rows[0].prediction_id):
-        found = await row_of(store, name)
-        assert (found["ground_truth"], len(found["outcomes"])) == (1.0, 1)
-    assert (await row_of(store, rows[1].prediction_id))["ground_truth"] is None
-
-
-async def test_of_several_predictions_with_one_request_id_the_first_is_meant(store: SqlStore) -> None:
-    first, second = prediction(request_id="r"), prediction(T0 + HOUR, request_id="r")
-    await store.load(batch([second, first], (), [outcome_of(None, 1.0, model="credit", request_id="r")]))
-    assert await store.join_waiting_outcomes(10) == 1
-    assert (await row_of(store, first.prediction_id))["ground_truth"] == 1.0
-    assert (await row_of(store, second.prediction_id))["ground_truth"] is None
-
-
-async def test_an_outcome_for_another_model_never_joins(store: SqlStore) -> None:
-    row, waiting = prediction(), prediction()
-    await store.load(
-        batch([row], (), [outcome_of(row, 1.0, model="other"), outcome_of(waiting, 1.0, model="other")])
-    )
-    await store.load(batch([waiting]))
-    await store.join_waiting_outcomes(10)
-    for name in (row.prediction_id, waiting.prediction_id):
-        assert (await row_of(store, name))["ground_truth"] is None
-
-
-async def test_outcomes_of_unknown_predictions_are_looked_at_ever_less_often(store: SqlStore) -> None:
-    long_ago = datetime.now(UTC) - timedelta(hours=8)
-    unknown = [outcome_of(prediction(), 1.0, received=long_ago) for _ in range(5)]
-    await store.load(batch((), (), unknown))
-    assert await store.join_waiting_outcomes(3) == 0
-    row = prediction(prediction_id=unknown[4].prediction_id)
-    await store.load(batch([row]))
-    await store.join_waiting_outcomes(3)
-    # Those of the first look are not due for two hours; the others were looked at now.
-    labelled = (await row_of(store, row.prediction_id))["ground_truth"]
-    assert await store.join_waiting_outcomes(100) == 0
-    assert labelled in (None, 1.0)
-
-
-async def test_known_outcomes_are_told_apart(store: SqlStore) -> None:
-    row = prediction()
-    stored = [outcome_of(row, 1.0), outcome_of(None, "x", model="credit", request_id="r")]
-    new = [outcome_of(row, 0.0), outcome_of(prediction(), 1.0)]
-    await store.load(batch([row], (), stored))
-    everything = [*stored, *new]
-    ids = [outcome.outcome_id for outcome in everything]
-    subjects = [outcome_subject(o.prediction_id, o.model, o.request_id) for o in everything]
-    assert await store.outcomes_known(ids, subjects) == {outcome.outcome_id for outcome in stored}
 
 
 # ---- coverage and lists

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from msgspec.structs import replace
 
 from app.adapters.sql_store import SqlStore
 from app.control.ports import Row
@@ -73,7 +75,7 @@ async def test_only_labels_that_reviewers_alone_gave_have_a_review_propensity(st
     ids = [row.prediction_id for row in rows]
     assert await store.review_propensities("credit", ids) == {}
     for row, propensity in ((reviewed, 0.25), (confirmed, 0.25), (unfair, None), (open_one, 0.25)):
-        await store.put_reviews([lease(row.prediction_id, NOW + HOUR, propensity)])
+        await store.put_reviews([lease(row.prediction_id, NOW + HOUR, propensity)], NOW)
     for row in (reviewed, confirmed, unfair):
         assert await store.finish_review(row.prediction_id, 1.0, "anna", NOW)
     assert await store.review_propensities("credit", ids) == {reviewed.prediction_id: 0.25}
@@ -83,19 +85,19 @@ async def test_what_is_offered_is_neither_labelled_nor_under_review(store: SqlSt
     rows = [prediction(NOW - HOUR + timedelta(seconds=number)) for number in range(6)]
     rows.append(prediction(NOW - HOUR, prediction=None))
     await store.load(batch(rows, (), [outcome_of(rows[0], 1.0, NOW)]))
-    await store.put_reviews([lease(rows[1].prediction_id, NOW + HOUR)])
-    await store.put_reviews([lease(rows[2].prediction_id, NOW - HOUR)])
-    await store.put_reviews([lease(rows[3].prediction_id, NOW - HOUR)])
+    await store.put_reviews([lease(rows[1].prediction_id, NOW + HOUR)], NOW)
+    await store.put_reviews([lease(rows[2].prediction_id, NOW - HOUR)], NOW)
+    await store.put_reviews([lease(rows[3].prediction_id, NOW - HOUR)], NOW)
     assert await store.finish_review(rows[3].prediction_id, 1.0, "anna", NOW)
 
     async def free(limit: int) -> list[Any]:
-        return [row["prediction_id"] for row in await store.unlabelled("credit", ["v1", "v2"], limit)]
+        return [row["prediction_id"] for row in await store.unlabelled("credit", ["v1", "v2"], limit, NOW)]
 
     assert await free(100) == [rows[n].prediction_id for n in (5, 4, 2)]
     assert await free(4) == [rows[n].prediction_id for n in (5, 4)]
     (shown,) = await store.offered([rows[4].prediction_id, "unknown"])
     assert (shown["prediction_id"], shown["features"], shown["confidence"]) == (
         rows[4].prediction_id,
-        rows[4].features,
+        json.loads(rows[4].features or ""),
         rows[4].confidence,
     )

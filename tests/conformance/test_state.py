@@ -17,6 +17,7 @@ from app.errors import ConflictError, StaleRevisionError
 from app.journal.records import PredictionRecord, encode
 from tests.store_rows import T0, audit, batch, outcome_of, prediction, shadow_of
 
+HOUR = timedelta(hours=1)
 FLAGS = Flags("credit", 1, "v1", "v2", 5.0, True, True, ("v3",), ("v0",), "salt", "rollout-1")
 
 
@@ -130,12 +131,18 @@ async def test_a_review_is_leased_finished_once_and_never_leased_again(store: Sq
     now = datetime.now(UTC)
     lease = {"prediction_id": name, "model": "credit", "strategy": "margin", "score": 0.1, "propensity": 0.5,
              "leased_until": now, "leased_by": "anna"}  # fmt: skip
-    await store.put_reviews([])
-    await store.put_reviews([lease])
-    await store.put_reviews([{**lease, "leased_by": "ben"}])
+    assert await store.put_reviews([], now) == set()
+    assert await store.put_reviews([lease], now) == {name}
+    assert await store.put_reviews([{**lease, "leased_by": "ben", "leased_until": now + HOUR}], now) == {name}
+    assert await store.put_reviews([lease], now) == set(), "ben holds it"
+    assert await store.reviews_taken("credit", now - HOUR, now) == 1
+    assert await store.reviews_taken("credit", now - HOUR, now + HOUR) == 0, "his lease has run out"
     assert await store.finish_review(name, True, "ben", now)
+    assert await store.reviews_taken("credit", now - HOUR, now) == 1
+    assert await store.reviews_taken("credit", now, now) == 0, "given before"
+    assert await store.reviews_taken("other", now - HOUR, now) == 0
     assert not await store.finish_review(name, False, "anna", now)
-    await store.put_reviews([lease])
+    assert await store.put_reviews([lease], now + 2 * HOUR) == set(), "it has its label"
     assert not await store.finish_review(name, False, "anna", now)
     assert not await store.finish_review("unknown", 1.0, "anna", now)
 

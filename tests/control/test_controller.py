@@ -4,16 +4,20 @@ flags by hand.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.adapters.local import LocalLease
 from app.control.controller import By
 from app.domain.model import Canary, RoutingKey
 from app.domain.rollout import Action
-from app.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
+from app.errors import ConflictError, GatewayError, InvalidError, NotFoundError, UnavailableError
 from tests.control_parts import Control, FlakyStore, control, model, until
 
 OPS = By("ops", "10.0.0.1", "operator")
@@ -30,6 +34,13 @@ async def begin(parts: Control, **changes: Any) -> str:
     }
     row = await parts.controller.begin("credit", "v2", **arguments)
     return str(row["id"])
+
+
+class HeldElsewhere(LocalLease):
+    """Another host leads."""
+
+    async def acquire(self) -> bool:
+        return False
 
 
 async def lead(parts: Control) -> None:
@@ -199,6 +210,29 @@ async def test_evidence_rolls_back_while_the_store_is_down(tmp_path: Path) -> No
         assert (await stored(parts, rollout))["state"] == "rolled_back"
 
 
+async def test_a_rollback_that_the_flags_refuse_at_first_is_tried_again_and_its_history_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with control(tmp_path) as parts:
+        await lead(parts)
+        rollout = await begin(parts)
+        await parts.second(rollout, canary=5, production=95)
+
+        async def refused(*_: object, **__: object) -> None:
+            raise ConflictError("not now")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(parts.flags, "change", refused)
+            await parts.second(rollout, canary=15, bad=15, production=190)
+        assert parts.flags.current("credit").candidate == "v2"
+        parts.clock.turn(1.0)
+        await parts.controller.look()
+        assert parts.flags.current("credit").candidate is None
+        row = await stored(parts, rollout)
+        assert row["state"] == "rolled_back"
+        assert [event["kind"] for event in row["events"]].count("rollback") == 1
+
+
 async def test_nothing_goes_up_while_the_store_is_down(tmp_path: Path) -> None:
     async with control(tmp_path) as parts:
         await lead(parts)
@@ -333,6 +367,29 @@ async def test_a_promotion_can_be_taken_back_while_the_store_is_down(tmp_path: P
         assert (await parts.store.flags())[0].production == "v1"
 
 
+async def test_a_rollback_that_changes_no_flags_takes_effect_while_the_store_is_down_and_is_audited_later(
+    tmp_path: Path,
+) -> None:
+    async with control(tmp_path) as parts:
+        await lead(parts)
+        rollout = await begin(parts)
+        await parts.flags.change(
+            "credit", {"candidate": None, "rollout_id": ""}, actor="ops", origin="", reason="enough"
+        )
+        before = parts.flags.current("credit")
+        parts.store.down = True
+        row = await parts.controller.act_on(
+            "credit", rollout, Action.ROLLBACK, by=OPS, reason="it is out already"
+        )
+        assert row["state"] == "rolled_back"
+        assert parts.flags.current("credit") == before
+        parts.store.down = False
+        await parts.controller.look()
+        reasons = [row["reason"] for row in await parts.store.audit("credit", 10)]
+        assert reasons.count("it is out already") == 1
+        assert [event["kind"] for event in (await stored(parts, rollout))["events"]][-1] == "rollback"
+
+
 async def test_what_cannot_begin_says_why(tmp_path: Path) -> None:
     async with control(tmp_path) as parts:
         await lead(parts)
@@ -375,6 +432,66 @@ async def test_a_rollout_begun_on_another_host_is_moved_by_the_leader(tmp_path: 
         await leader.controller.look()
         assert leader.controller.open_rollout("credit") is None
         assert leader.flags.current("credit").candidate is None
+
+
+async def test_a_host_that_does_not_lead_stores_its_rollback_once_the_store_is_back_and_can_begin_again(
+    tmp_path: Path,
+) -> None:
+    async with (
+        control(tmp_path / "a") as leader,
+        control(tmp_path / "b", store=FlakyStore(leader.store)) as other,
+    ):
+        other.controller._lease = HeldElsewhere()
+        rollout = await begin(other)
+        await other.controller.act_on("credit", rollout, Action.ADVANCE, by=OPS, reason="yes")
+        await other.controller.look()
+        other.store.down = True
+        await other.controller.act_on("credit", rollout, Action.ROLLBACK, by=OPS, reason="no")
+        assert [row["id"] for row in await leader.store.open_rollouts()] == [rollout]
+        other.store.down = False
+        await other.controller.look()
+        assert not other.controller.leads
+        assert await leader.store.open_rollouts() == []
+        assert [event["kind"] for event in (await stored(other, rollout))["events"]][-1] == "rollback"
+        other.controller._new_id = lambda: "another"
+        await begin(other)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_two_hosts_do_a_model_never_has_two_open_rollouts(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    begun = 0
+    async with (
+        control(tmp_path / "a") as leader,
+        control(tmp_path / "b", store=FlakyStore(leader.store)) as other,
+    ):
+        hosts, ids = (leader, other), [""]
+        numbers = itertools.count()
+        for host in hosts:  # both clocks stand still: the parts would give both the same ids
+            host.controller._new_id = lambda: f"rollout-{next(numbers)}"
+
+        async def one(host: Control) -> None:
+            nonlocal begun
+            try:
+                if (what := rng.choice(("begin", "begin", "look", *Action))) == "begin":
+                    candidate = "v2" if host.flags.current("credit").production == "v1" else "v1"
+                    row = await host.controller.begin("credit", candidate, by=OPS, reason="any")
+                    ids.append(str(row["id"]))
+                    begun += 1
+                elif what == "look":
+                    await host.controller.look()
+                else:
+                    await host.controller.act_on("credit", ids[-1], Action(what), by=OPS, reason="any")
+            except GatewayError:
+                pass  # refused: what counts is what it leaves behind
+
+        for _ in range(40):
+            await asyncio.gather(*(one(host) for host in rng.choices(hosts, k=2)))
+            assert len(await leader.store.open_rollouts()) <= 1
+            for host in hosts:
+                host.clock.turn(3.0)
+                await host.flags.reconcile()
+        assert begun > 1
 
 
 async def test_a_clock_that_jumps_moves_no_stage_and_loses_no_evidence(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,9 +19,9 @@ MODEL = Model("credit", "v1", (Version("v1", ("http://127.0.0.1:1",)),), privacy
 BODY = b'{"features": {"name": "Ada", "x": 1}}'
 
 
-def names(model: Model, *, redacted: bool | None) -> object:
+def names(model: Model, *, redacted: bool | None) -> Any:
     record = predicted(model="credit", request_body=BODY, redacted=redacted)
-    return Extractor(lambda: {"credit": model}).prediction(record)[0].features
+    return json.loads(Extractor(lambda: {"credit": model}).prediction(record)[0].features or "")
 
 
 def test_what_was_written_before_privacy_was_configured_is_hashed_by_the_recorder() -> None:

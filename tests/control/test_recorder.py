@@ -93,6 +93,18 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
         yield found
 
 
+async def test_what_could_not_be_read_is_stored_with_its_reason_and_counted(place: Place) -> None:
+    half, all_well = predicted({"age": 7}, response_body=b"<html>"), predicted()
+    append(place.writer(), half, all_well)
+    await place.drained()
+    row = await place.store.prediction(format_id(half.prediction_id))
+    assert row is not None
+    assert (row["features"], row["prediction"], row["error"]) == ({"age": 7}, None, "invalid_json")
+    assert row["facts"]["detail"].startswith("reply: ")
+    counted = [one for one in place.recorder.series() if one.name == "gateway_unread_total"]
+    assert [(one.labels, one.value) for one in counted] == [(("credit", "invalid_json"), 1)]
+
+
 async def test_predictions_shadows_and_outcomes_arrive_once_each(place: Place) -> None:
     writer = place.writer()
     records = [predicted({"age": n}, {"prediction": n / 100, "confidence": 0.5}) for n in range(60)]
@@ -548,21 +560,18 @@ async def test_a_batch_is_read_while_the_one_before_is_stored_and_they_land_in_o
     monkeypatch.setattr(recorder_module, "SMALLEST", 50)
     writer = place.writer()
     append(writer, *(predicted() for _ in range(400)))
-    real, offsets, overlaps = place.store.load, list[int](), 0
+    real, offsets = place.store.load, list[int]()
 
     async def slow(batch: Batch) -> None:
-        nonlocal overlaps
-        end = time.monotonic() + 5
-        while len(place.recorder._taken) < 2 and time.monotonic() < end:
-            await asyncio.sleep(0.001)
-        overlaps += 1
+        if not offsets:
+            await eventually(lambda: len(place.recorder._taken) == 2)
         await real(batch)
         offsets.extend(position.offset for position in batch.positions)
 
     monkeypatch.setattr(place.store, "load", slow)
     await place.recorder.step()
     await place.recorder.step()
-    assert overlaps == 2
+    assert offsets
     monkeypatch.setattr(place.store, "load", real)
     await place.drained()
     assert offsets == sorted(offsets)

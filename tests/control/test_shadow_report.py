@@ -62,6 +62,12 @@ async def test_agreement_of_95_percent_does_not_hide_five_that_are_badly_wrong(t
             pytest.approx(0.8, rel=0.02),
         )
         assert len(found["worst"]) == 20
+        inputs = {
+            row["prediction_id"]: row["features"]
+            for row in await parts.store.offered([c["prediction_id"] for c in found["worst"]])
+        }
+        assert all(case["features"] == inputs[case["prediction_id"]] is not None for case in found["worst"])
+        assert all(case["prediction"] == 0.1 for case in found["worst"])
         assert all(case["severity"] == pytest.approx(0.8) for case in found["worst"])
         assert found["noise_floor"] is None
         assert found["excess_disagreement"] is None

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from app.adapters.otlp import Otlp
+from app.config import Settings
 from app.control.spans import WAITING, Spans, span_of
-from app.errors import UnavailableError
+from app.errors import ConfigurationError, UnavailableError
 from app.journal.records import OutcomeRecord, ShadowRecord
+from app.main import serve
 from tests.journal_records import predicted
 from tests.misbehaving import MisbehavingUpstream
-from tests.system import free_port, running_gateway
+from tests.ports import free_port
+from tests.system import PLAIN, running_gateway
 from tests.worker import eventually
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -66,9 +71,10 @@ async def test_a_collector_that_is_away_costs_counted_spans_and_nothing_else() -
 
 
 async def test_spans_are_sent_as_otlp_says() -> None:
+    """Read with OpenTelemetry's own definitions of its messages."""
     with MisbehavingUpstream() as collector:
         otlp = Otlp(collector.url + "/", [("X-Key", "k")], "host")
-        failed = span_of(predicted(traceparent=SENT, status=503))
+        failed = span_of(predicted(traceparent=SENT, parent_span=CALLER, status=503))
         assert failed is not None
         await otlp.export([failed])
         collector.default = "error_500"
@@ -77,22 +83,54 @@ async def test_spans_are_sent_as_otlp_says() -> None:
         await otlp.close()
         sent = collector.requests[0]
     assert (sent.target, sent.header("x-key")) == ("/v1/traces", "k")
-    document = json.loads(sent.body)["resourceSpans"][0]
-    assert {"key": "service.name", "value": {"stringValue": "model-gateway"}} in document["resource"][
-        "attributes"
-    ]
-    [span] = document["scopeSpans"][0]["spans"]
-    assert (span["traceId"], span["kind"], span["status"]) == (TRACE, 2, {"code": 2})
-    assert "parentSpanId" not in span
-    assert span["startTimeUnixNano"].isdigit()
-    assert {"key": "http.response.status_code", "value": {"intValue": "503"}} in span["attributes"]
+    assert sent.header("content-type") == "application/x-protobuf"
+    [received] = ExportTraceServiceRequest.FromString(sent.body).resource_spans
+    assert _about(received.resource) == {"service.name": "model-gateway", "service.instance.id": "host"}
+    [scope] = received.scope_spans
+    [span] = scope.spans
+    assert (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()) == (TRACE, OWN, CALLER)
+    assert (span.name, span.kind, span.status.code) == (
+        failed.name,
+        Span.SPAN_KIND_SERVER,
+        Status.STATUS_CODE_ERROR,
+    )
+    assert (span.start_time_unix_nano, span.end_time_unix_nano) == (failed.start_ns, failed.end_ns)
+    assert _about(span) == dict(failed.attributes)
 
 
-def _spans(collector: MisbehavingUpstream) -> list[dict[str, Any]]:
+async def test_a_collector_that_never_answers_is_given_up_within_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.adapters.otlp.DEADLINE_S", 0.2)
+    with MisbehavingUpstream(default="hang") as collector:
+        otlp = Otlp(collector.url, [], "host")
+        span = span_of(predicted(traceparent=SENT))
+        assert span is not None
+        async with asyncio.timeout(10):
+            with pytest.raises(UnavailableError):
+                await otlp.export([span])
+        await otlp.close()
+
+
+def test_a_missing_exporter_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("app.main.find_spec", lambda name: None)
+    settings = Settings(data_dir=str(tmp_path), telemetry={"otlp_endpoint": "http://127.0.0.1:4318"})
+    with pytest.raises(ConfigurationError, match=r"telemetry\.otlp_endpoint: .*model-gateway\[otel\]"):
+        serve(settings, frozenset({"proxy"}))
+
+
+def _about(described: Resource | Span) -> dict[str, object]:
+    """Its attributes, each value of the kind that it was given."""
+    return {one.key: getattr(one.value, str(one.value.WhichOneof("value"))) for one in described.attributes}
+
+
+def _spans(collector: MisbehavingUpstream) -> list[Span]:
     return [
         span
         for request in tuple(collector.requests)
-        for span in json.loads(request.body)["resourceSpans"][0]["scopeSpans"][0]["spans"]
+        for received in ExportTraceServiceRequest.FromString(request.body).resource_spans
+        for scope in received.scope_spans
+        for span in scope.spans
     ]
 
 
@@ -111,20 +149,24 @@ async def test_a_gateway_begins_traces_goes_on_with_others_and_exports_both(tmp_
             header = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
             for headers in (header, {}, {"traceparent": f"00-{TRACE}-{CALLER}-00"}):
                 reply = await asyncio.to_thread(
-                    httpx2.post, f"{gateway.url}/ok", headers=headers, trust_env=False, timeout=10
+                    httpx2.post,
+                    f"{gateway.url}/ok",
+                    headers=headers,
+                    trust_env=False,
+                    timeout=10,
+                    verify=PLAIN,
                 )
                 assert reply.status_code == 200
             eventually(lambda: len(_spans(collector)) >= 4, 20.0, "four spans")
-            text = httpx2.get(f"{gateway.url}/metrics", trust_env=False).text
+            text = httpx2.get(f"{gateway.url}/metrics", trust_env=False, verify=PLAIN).text
             assert 'gateway_spans_total{result="exported"} 4.0' in text
     spans = _spans(collector)
     received = {str(request.header("traceparent"))[:52] for request in upstream.requests}
-    assert {f"00-{span['traceId']}-{span['spanId']}" for span in spans} <= received
-    ours = [span for span in spans if span["traceId"] == TRACE]
-    begun = [span for span in spans if span["traceId"] != TRACE]
-    for request_span, copy in ((ours[0], ours[1]), (begun[0], begun[1])):
-        if request_span["kind"] != 2:
-            request_span, copy = copy, request_span
-        assert (request_span["kind"], copy["kind"]) == (2, 3)
-        assert copy["parentSpanId"] == request_span["spanId"]
-        assert request_span.get("parentSpanId") == (CALLER if request_span in ours else None)
+    assert {f"00-{span.trace_id.hex()}-{span.span_id.hex()}" for span in spans} <= received
+    ours = [span for span in spans if span.trace_id.hex() == TRACE]
+    begun = [span for span in spans if span.trace_id.hex() != TRACE]
+    for pair in (ours, begun):
+        request_span, copy = sorted(pair, key=lambda span: span.kind)
+        assert (request_span.kind, copy.kind) == (Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT)
+        assert copy.parent_span_id == request_span.span_id
+        assert request_span.parent_span_id.hex() == (CALLER if pair is ours else "")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from app.control.controller import By
 from app.control.ports import Batch, PredictionRow, ShadowRow
@@ -167,7 +168,8 @@ async def test_several_rows_of_one_body_are_one_vote(tmp_path: Path) -> None:
         rollout = await shadowing(parts)
         base = prediction(parts.clock.now(), 1)
         rows = [
-            replace(base, prediction_id=f"{base.prediction_id}:{n}", rollout_id=rollout) for n in range(100)
+            structs.replace(base, prediction_id=f"{base.prediction_id}:{n}", rollout_id=rollout)
+            for n in range(100)
         ]
         shadows = [shadow_of(row, status=502) for row in rows]
         await parts.store.load(Batch(rows, shadows, (), (), ()))

@@ -12,7 +12,7 @@ import pytest
 
 from app.demo.model_server import ModelFile
 from app.demo.releases import Case, World, accuracy, first_releases
-from tests.system import free_port
+from tests.ports import free_port
 from tests.worker import eventually
 
 ROOT = Path(__file__).resolve().parents[2]

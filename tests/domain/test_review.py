@@ -12,17 +12,11 @@ from hypothesis import strategies as st
 from app.domain.review import (
     STRATEGIES,
     Candidate,
-    Lease,
     binary_uncertainty,
-    closeness,
-    eligible,
     fingerprint,
-    lease,
     least_confidence,
     rank,
-    remaining_budget,
     select,
-    vote_entropy,
 )
 
 SCORE = st.none() | st.floats(0, 1)
@@ -51,11 +45,6 @@ def _pool(n: int) -> list[Candidate]:
         (binary_uncertainty(0.5), 1.0),
         (binary_uncertainty(0.02), 0.04),
         (binary_uncertainty(None), None),
-        (closeness((0.4, 0.35, 0.25)), 0.95),
-        (closeness((1.0,)), None),
-        (vote_entropy(("a", "a", "a")), 0.0),
-        (vote_entropy(("a", "b")), 1.0),
-        (vote_entropy(("a",)), None),
     ],
 )
 def test_scores_grow_with_doubt(score: float | None, expected: float | None) -> None:
@@ -109,7 +98,7 @@ def test_each_item_is_picked_with_the_probability_it_is_told() -> None:
 
 def test_weighting_by_the_propensity_undoes_the_bias_of_uncertain_picks() -> None:
     # Errors sit where the model is uncertain, and so do most picks: their plain error rate is far too high.
-    n, draws = 200, 1_500
+    n, draws = 200, 600
     wrong = {f"p{i:03}": float(i > 170 or i % 40 == 0) for i in range(n)}
     truth = sum(wrong.values()) / n
     plain, weighted = [], []
@@ -158,22 +147,6 @@ def test_a_mixture_without_meaning_is_refused(mixture: dict[str, float]) -> None
 def test_an_empty_pool_or_budget_says_so() -> None:
     assert select([], 5, Random(0)).reason == "nothing to review"
     assert select(_pool(3), 0, Random(0)).reason == "no budget left"
-
-
-def test_a_leased_item_is_offered_again_when_the_lease_lapses() -> None:
-    pool = _pool(3)
-    leases = lease(select(pool, 1, Random(0), {"uncertainty": 1.0}).items, "ann", now=100.0, duration_s=60.0)
-    assert leases == [Lease("p002", "ann", 160.0)]
-    assert [c.prediction_id for c in eligible(pool, leases, 159.9)] == ["p000", "p001"]
-    assert len(eligible(pool, leases, 160.0)) == 3
-    assert len(eligible(pool + pool, [], 0.0)) == 3
-
-
-def test_the_budget_counts_what_was_taken_within_the_period() -> None:
-    taken = [10.0, 50.0, 90.0]
-    assert remaining_budget(5, taken, now=100.0, period_s=60.0) == 3
-    assert remaining_budget(2, taken, now=100.0, period_s=60.0) == 0
-    assert remaining_budget(1, taken, now=100.0, period_s=200.0) == 0
 
 
 def test_rows_that_fall_into_one_cell_have_one_fingerprint() -> None:

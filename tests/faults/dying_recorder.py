@@ -1,6 +1,8 @@
-"""A recorder that kills itself at a chosen point, as `kill -9` would: `python -m tests.faults.dying_recorder URL DIRECTORY POINT NUMBER`.
+"""A recorder that kills itself at a chosen point, as `kill -9` would: `python -m tests.faults.dying_recorder URL DIRECTORY`.
 
-NUMBER says at which visit of the point. At `never` it runs until the journal is empty.
+Each line `NUMBER POINT` on standard input is one recorder, a fork of this process, which has loaded everything; it is answered with
+how that ended: the exit status, negative for a signal. NUMBER says at which visit of the point. At `never` it runs until the journal
+is empty.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import asyncio
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -86,5 +89,19 @@ async def main(url: str, directory: Path, fate: Fate) -> None:
     await store.close()
 
 
+def fork(url: str, directory: Path, fate: Fate) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
+            asyncio.run(main(url, directory, fate))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), Fate(sys.argv[3], int(sys.argv[4]))))
+    for line in sys.stdin:
+        visit, _, where = line.strip().partition(" ")
+        print(fork(sys.argv[1], Path(sys.argv[2]), Fate(where, int(visit))), flush=True)

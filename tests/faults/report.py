@@ -28,8 +28,8 @@ _HEAD = """# Faults survived
 Real processes over real sockets, loopback only. A figure is what the last run measured on the machine named below, the tests' clients and
 servers on the same cores; a verdict is `holds` only if every test of the row ran and passed.
 
-Ratios of latencies are the test clients' view: they share an interpreter with the thousands of slow sockets (row 6) and two cores with the
-failing shadows (row 9). They show that nothing stalls, not what it costs; `benchmarks/shadow_faults.py` measures the cost of row 9 apart.
+Ratios of latencies (rows 6 and 9) are those of `benchmarks/slow_clients.py` and `benchmarks/shadow_faults.py`: the worker has a core of its
+own; clients, attackers and model servers run in processes of their own on the others. Each is the median over rounds that take turns.
 
 """
 

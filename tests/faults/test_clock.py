@@ -11,7 +11,8 @@ from app.domain.prediction import parse_id, unix_ms_of
 from tests.client import load, post
 from tests.faults.traffic import credit
 from tests.misbehaving import MisbehavingUpstream
-from tests.system import free_port, running_gateway
+from tests.ports import free_port
+from tests.system import running_gateway
 
 HOUR, DAY = 3600, 86_400
 

@@ -16,7 +16,8 @@ import pytest
 
 from tests.faults.traffic import Traffic, credit
 from tests.misbehaving import MisbehavingUpstream
-from tests.system import RunningGateway, free_port, running_gateway
+from tests.ports import free_port
+from tests.system import RunningGateway, running_gateway
 
 
 def stored(gateway: RunningGateway) -> Counter[str]:

@@ -72,9 +72,26 @@ def written(directory: Path) -> list[str]:
     return [format_id(one.prediction_id) for one in records]
 
 
-def run(url: str, directory: Path, point: str, number: int) -> int:
-    command = [sys.executable, "-m", "tests.faults.dying_recorder", url, str(directory), point, str(number)]
-    return subprocess.run(command, timeout=120, check=False).returncode
+class Recorders:
+    """One after the other, on the same journal; for as long as the block lasts."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        command = [sys.executable, "-m", "tests.faults.dying_recorder", url, str(directory)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Recorders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=120)
+
+    def run(self, point: str, number: int = 0) -> int:
+        """How it ended: the exit status, negative for a signal."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{number} {point}\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -94,12 +111,13 @@ async def test_a_recorder_killed_at_every_point_stores_each_record_once(
     directory = tmp_path / "journal"
     expected = written(directory)
     deaths = 0
-    for _ in range(rounds):
-        for point in POINTS:
-            status = await asyncio.to_thread(run, store_url, directory, point, chance.randint(1, 3))
-            deaths += status == -signal.SIGKILL
-        expected += written(directory)
-    assert await asyncio.to_thread(run, store_url, directory, "never", 0) == 0
+    with Recorders(store_url, directory) as recorders:
+        for _ in range(rounds):
+            for point in POINTS:
+                status = await asyncio.to_thread(recorders.run, point, chance.randint(1, 3))
+                deaths += status == -signal.SIGKILL
+            expected += written(directory)
+        assert await asyncio.to_thread(recorders.run, "never") == 0
     assert deaths >= 4 * rounds
     store = await open_store(store_url)
     try:

@@ -13,8 +13,9 @@ from app.adapters.redis_flags import HASH
 from app.domain.flags import Flags
 from tests.faults.traffic import Database, Traffic, accounted, credit, down, up
 from tests.misbehaving import MisbehavingUpstream
+from tests.ports import free_port
 from tests.servers import PostgresServer, RedisServer
-from tests.system import RunningGateway, free_port, running_gateway
+from tests.system import RunningGateway, running_gateway
 from tests.worker import eventually
 
 

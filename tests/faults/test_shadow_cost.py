@@ -10,6 +10,7 @@ import pytest
 from app.domain.flags import Flags
 from app.domain.model import Match, Model, Shadow, Version
 from tests.client import post
+from tests.faults.measured import measured
 from tests.faults.observed import footprint, forget_peak, peak_mib, quantile
 from tests.faults.traffic import Traffic
 from tests.misbehaving import MisbehavingUpstream
@@ -45,11 +46,8 @@ async def took(worker: RunningWorker, model: str, answers: int) -> list[float]:
 
 
 @pytest.mark.parametrize("behaviour", SHADOWS, ids=list(SHADOWS.values()))
-@pytest.mark.parametrize(
-    "answers", [pytest.param(100, id="short"), pytest.param(1000, id="long", marks=pytest.mark.faults)]
-)
-async def test_a_failing_shadow_costs_production_next_to_nothing(
-    behaviour: str, answers: int, record_property: Callable[[str, object], None]
+async def test_a_failing_shadow_is_bounded_and_leaves_nothing_behind(
+    behaviour: str, record_property: Callable[[str, object], None]
 ) -> None:
     with (
         MisbehavingUpstream(default="ok") as good,
@@ -62,8 +60,8 @@ async def test_a_failing_shadow_costs_production_next_to_nothing(
         alone: list[float] = []
         shadowed: list[float] = []
         for _ in range(4):  # turn about, so that whatever else the machine does meets both
-            alone += await took(worker, "alone", answers)
-            shadowed += await took(worker, "shadowed", answers)
+            alone += await took(worker, "alone", 100)
+            shadowed += await took(worker, "shadowed", 100)
         ratio = quantile(shadowed, 0.99) / quantile(alone, 0.99)
         grown = peak_mib(worker.process.pid) - resident
         # Both share two cores with the servers and clients of this test: an order of magnitude counts here.
@@ -75,8 +73,18 @@ async def test_a_failing_shadow_costs_production_next_to_nothing(
             record.role == "shadow" for record in worker.shadows("shadowed")
         )  # not those that measure noise
         assert 0 < kept <= len(shadowed) + 50 + 4 * 8
-        record_property(
-            "figure",
-            f"{SHADOWS[behaviour]}: production p99 {quantile(shadowed, 0.99) * 1000:.1f} ms, {quantile(alone, 0.99) * 1000:.1f} ms "
-            f"without ({ratio:.2f}×); peak memory {grown:+.0f} MiB",
-        )
+        record_property("figure", f"{SHADOWS[behaviour]}: peak memory {grown:+.0f} MiB")
+
+
+@pytest.mark.faults
+def test_a_failing_shadow_costs_production_less_than_a_twentieth_of_its_p99(
+    record_property: Callable[[str, object], None],
+) -> None:
+    """The worker has a core of its own; clients and model servers share the others, the failing one at the lowest priority."""
+    found = measured("benchmarks.shadow_faults")
+    costs = ", ".join(f"{name} {ratio:.3f}×" for name, ratio in found["ratios"].items())
+    record_property(
+        "figure", f"production's p99 ÷ without a shadow, which {costs}; {found['failed']} answers failed"
+    )
+    assert found["failed"] == 0
+    assert max(found["ratios"].values()) < 1.05

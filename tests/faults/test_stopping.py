@@ -12,7 +12,8 @@ import pytest
 from tests.client import Answer, post, read_answer
 from tests.faults.traffic import credit
 from tests.misbehaving import MisbehavingUpstream
-from tests.system import free_port, running_gateway
+from tests.ports import free_port
+from tests.system import running_gateway
 
 LONG = 10
 

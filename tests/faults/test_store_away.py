@@ -10,8 +10,9 @@ import pytest
 from app.adapters import migrations
 from tests.faults.traffic import Database, Traffic, accounted, credit, down, up
 from tests.misbehaving import MisbehavingUpstream
+from tests.ports import free_port
 from tests.servers import PostgresServer
-from tests.system import free_port, running_gateway
+from tests.system import running_gateway
 
 
 async def test_postgres_down_at_start_and_then_without_tables_delays_only_the_records(

@@ -12,8 +12,9 @@ from app.domain.prediction import uuid7
 from tests.client import load
 from tests.faults.traffic import Database, accounted, credit, predict
 from tests.misbehaving import MisbehavingUpstream
+from tests.ports import free_port
 from tests.servers import PostgresServer
-from tests.system import RunningGateway, free_port, running_gateway
+from tests.system import RunningGateway, running_gateway
 from tests.worker import eventually
 
 # What clients send in the place of a feature, as bytes of JSON, and whether a store can hold it.
@@ -23,6 +24,8 @@ HOSTILE = {
     "nan": (b"NaN", True),
     "infinity": (b"-Infinity", True),
     "huge-exponent": (b"1e999", True),
+    "tiny-exponent": (b"1e-20000", True),
+    "long-fraction": (b"0." + b"0" * 20_000 + b"1", True),
     "many-digits": (b"9" * 5000, None),
     "deep": (b"[" * 5000 + b"]" * 5000, None),
     "nul-in-a-name": (b'{"a\\u0000": 1}', False),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import time
 from collections.abc import Callable, Iterator
 
@@ -15,7 +14,9 @@ from tests.client import Answer, load, post, read_answer
 from tests.faults.observed import footprint, forget_peak, peak_mib, quantile
 from tests.faults.traffic import credit
 from tests.misbehaving import MisbehavingUpstream
-from tests.system import RunningGateway, free_port, running_gateway
+from tests.misbehaviours import bomb
+from tests.ports import free_port
+from tests.system import RunningGateway, running_gateway
 from tests.worker import RunningWorker, running_worker
 
 Figure = Callable[[str, object], None]
@@ -39,17 +40,17 @@ async def test_a_gzip_bomb_passes_as_it_is_and_is_unpacked_by_nobody(
     system: tuple[RunningGateway, MisbehavingUpstream], record_property: Figure
 ) -> None:
     gateway, v1 = system
-    bomb = gzip.compress(b"0" * 256 * 1024**2, compresslevel=9)  # 256 kB that unpack to 256 MiB
+    packed = bomb(256 * 1024**2)  # 256 kB
     await load(gateway.port, [post("/models/credit/echo")])
     await asyncio.to_thread(gateway.settled)
     pids = {role: gateway.child(role) for role in ("worker", "control")}
     before = {role: footprint(pid).resident_mib for role, pid in pids.items()}
     for pid in pids.values():
         forget_peak(pid)
-    request = post("/models/credit/echo", bomb, Content_Encoding="gzip")
+    request = post("/models/credit/echo", packed, Content_Encoding="gzip")
     (there,) = await load(gateway.port, [request])
     assert there.status == 200
-    assert v1.requests[-1].body == bomb
+    assert v1.requests[-1].body == packed
     (back,) = await load(gateway.port, [post("/models/credit/gzip_bomb?bytes=268435456")], timeout_s=60)
     assert (back.status, back.headers["content-encoding"]) == (200, "gzip")
     accounts = await asyncio.to_thread(gateway.settled)  # the recorder has read both
@@ -67,8 +68,8 @@ async def test_our_own_endpoints_unpack_nothing(
     system: tuple[RunningGateway, MisbehavingUpstream], path: str
 ) -> None:
     gateway, _ = system
-    bomb = gzip.compress(b" " * 64 * 1024**2, compresslevel=9)
-    request = post(path, bomb, Content_Encoding="gzip", Authorization=f"Bearer {gateway.token}")
+    packed = bomb(64 * 1024**2)
+    request = post(path, packed, Content_Encoding="gzip", Authorization=f"Bearer {gateway.token}")
     if path.endswith("flags"):
         request = request.replace(b"POST", b"PATCH", 1)
     forget_peak(gateway.child("control"))

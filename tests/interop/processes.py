@@ -17,7 +17,14 @@ from tests.interop.environment import python
 from tests.worker import eventually
 
 PROGRAMS = Path(__file__).parent / "programs"
-START_S = 150.0  # they import half of the scientific stack, on a machine that may be busy
+# Nobody phones home, and MLflow starts no seven processes for jobs that nobody has.
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "DO_NOT_TRACK": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+START_S = 300.0  # they import half of the scientific stack, on a machine that may be busy; one that ends is noticed at once
 
 
 @contextlib.contextmanager
@@ -49,6 +56,16 @@ def serving(
         process.wait(10)
 
 
+def done(*command: object, **more: Any) -> str:
+    """What a command printed, once it has ended well; else a failure with it."""
+    ended = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=540, check=False, **more
+    )
+    printed = ended.stdout + ended.stderr
+    assert ended.returncode == 0, printed[-10_000:]
+    return printed
+
+
 def _answers(process: subprocess.Popen[bytes], url: str, directory: Path) -> bool:
     if process.poll() is not None:
         raise AssertionError(
@@ -61,9 +78,8 @@ def _answers(process: subprocess.Popen[bytes], url: str, directory: Path) -> boo
 
 
 def _environment(bin_directory: Path, more: Mapping[str, str]) -> dict[str, str]:
-    """This process's, with the environment's programs first, and without what would make programs phone home."""
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "PYTHONWARNINGS": "ignore"}
-    return {**os.environ, **quiet, **more, "PATH": f"{bin_directory}:{os.environ['PATH']}"}
+    """This process's, with the environment's programs first."""
+    return {**os.environ, **QUIET, **more, "PATH": f"{bin_directory}:{os.environ['PATH']}"}
 
 
 def said_by(

@@ -14,8 +14,8 @@ from pyarrow import fs
 
 from tests.commands.test_dataset import export
 from tests.interop.processes import said_by, serving
+from tests.ports import free_port
 from tests.scripted_api import Reply, scripted_api
-from tests.system import free_port
 
 pytestmark = pytest.mark.interop
 

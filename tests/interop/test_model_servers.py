@@ -13,7 +13,8 @@ import pytest
 
 from tests.interop.processes import PROGRAMS, said_by, serving
 from tests.interop.rows import predictions
-from tests.system import RunningGateway, free_port, running_gateway
+from tests.ports import free_port
+from tests.system import RunningGateway, running_gateway
 
 pytestmark = pytest.mark.interop
 

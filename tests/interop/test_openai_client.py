@@ -9,7 +9,8 @@ import pytest
 
 from tests.interop.processes import said_by, serving
 from tests.interop.rows import predictions
-from tests.system import ROOT, free_port, running_gateway
+from tests.ports import free_port
+from tests.system import ROOT, running_gateway
 
 pytestmark = pytest.mark.interop
 

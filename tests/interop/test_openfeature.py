@@ -11,7 +11,8 @@ from tests.client import load, post
 from tests.interop.processes import said_by
 from tests.interop.rows import predictions
 from tests.misbehaving import MisbehavingUpstream
-from tests.system import free_port, running_gateway
+from tests.ports import free_port
+from tests.system import running_gateway
 
 pytestmark = pytest.mark.interop
 
@@ -32,7 +33,7 @@ async def test_ten_thousand_keys_get_the_routers_version_and_bucket(tmp_path: Pa
         }
         with running_gateway(tmp_path, models, port=free_port()) as gateway:
             gateway.set_flags("credit", candidate="v2", canary_percent=PERCENT, canary_enabled=True)
-            said = said_by("openfeature_client.py", gateway.url, gateway.token, "credit", KEYS)
+            said = said_by("openfeature_client.py", gateway.url, gateway.token, "credit", KEYS, timeout_s=600)
             requests = [post("/models/credit/ok", X_User_Id=f"user-{number}") for number in range(KEYS)]
             answers = await load(gateway.port, requests, connections=8)
             assert {answer.status for answer in answers} == {200}

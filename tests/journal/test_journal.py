@@ -104,7 +104,7 @@ def test_a_bound_on_bytes_drops_and_counts_and_takes_records_again_once_there_is
     assert writer.dropped["full"] == 200 - kept
     assert writer.received == 200
     with pytest.raises(JournalFullError, match="free disk space"):
-        writer.append_or_raise(outcome(0), "outcome")
+        writer.append_or_raise([outcome(0)], "outcome")
     journal = Journal(tmp_path)
     for segment in journal.segments():
         if segment.closed:

@@ -18,8 +18,7 @@ from tests.misbehaving import MisbehavingUpstream
 from tests.worker import RunningWorker, eventually, running_worker
 
 JSON = "application/json"
-PATHS = {
-    "json": "/predict",
+PATHS = dict.fromkeys(PROTOCOLS, "/predict") | {
     "oip": "/v2/models/m/infer",
     "tfserving": "/v1/models/m:predict",
     "mlflow": "/invocations",

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.errors import InvalidError
 from app.protocols.record import Exchange, Reason, Row
@@ -341,3 +343,43 @@ def test_a_path_outside_the_subset_is_refused_when_the_model_is_configured() -> 
         build_reader("json", {"prediction": "$..x"})
     with pytest.raises(InvalidError, match="use one of"):
         build_reader("grpc")
+
+
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**64), 2**64)
+    | st.floats()
+    | st.text(max_size=3)
+    | st.sampled_from(["\x00", "\ud800", 2**63, -(2**63), -(2**63) - 1, 1e308])
+    | st.lists(st.floats(), max_size=2)
+    | st.dictionaries(st.text(max_size=2), st.integers(), max_size=2)
+)
+OBJECTS = st.dictionaries(st.sampled_from(["a", "b", "c.d", "é"]), VALUES, max_size=4)
+
+
+@settings(max_examples=400, deadline=None)
+@given(features=OBJECTS | VALUES, others=OBJECTS, twice=st.booleans(), cut=st.integers(0, 3))
+def test_features_checked_while_they_are_parsed_are_those_read_by_the_general_way(
+    features: Any, others: dict[str, Any], twice: bool, cut: int
+) -> None:
+    """Only a path of one name can be read in one go; two names never are."""
+    text = json.dumps({"features": features, **others})
+    if twice:
+        text = text[:-1] + ', "features": {"a": 1, "a": 2.5}}'
+    text = text[: len(text) - cut]
+    at_once = build_reader("json", {"features": "$.features"})
+    general = build_reader("json", {"features": "$.outer.features"})
+    reply = b'{"prediction": 1}'
+    found = at_once(Exchange(text.encode(), reply))
+    wanted = general(Exchange(f'{{"outer": {text}}}'.encode(), reply))
+    assert found.rows == wanted.rows
+    assert found.facts == wanted.facts
+    assert found.reason == wanted.reason
+
+
+def test_after_a_document_of_another_kind_the_plain_ones_are_read_as_before() -> None:
+    reader = build_reader("json")
+    plain = Exchange(b'{"features": {"a": 1}}', b"1")
+    assert reader(Exchange(b'{"features": [1, 2]}', b"1")).rows[0].features == {"f0": 1, "f1": 2}
+    assert {json.dumps(reader(plain).rows[0].features) for _ in range(300)} == {'{"a": 1}'}

@@ -6,6 +6,8 @@ import contextlib
 import socket
 import threading
 
+from tests.worker import read_answer
+
 NEXT = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext"
 
 
@@ -15,6 +17,7 @@ class Replying:
     def __init__(self) -> None:
         self.answers: list[tuple[bytes, bool]] = []
         self.served: list[int] = []  # the connection of each request, in order
+        self.ended: set[int] = set()  # connections that both sides have closed
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -58,27 +61,11 @@ class Replying:
 
     def _serve(self, client: socket.socket, number: int) -> None:
         with client, contextlib.suppress(OSError):
-            while self._read_request(client):
+            while b"\r\n\r\n" in read_answer(client):  # a request is framed as an answer is
                 self.served.append(number)
                 answer, close = self.answers.pop(0) if self.answers else (NEXT, False)
                 client.sendall(answer)
                 if close:
                     client.shutdown(socket.SHUT_WR)
         self._open.discard(client)
-
-    @staticmethod
-    def _read_request(client: socket.socket) -> bool:
-        """One request with Content-Length or without a body; False at the end of the connection."""
-        data = b""
-        while b"\r\n\r\n" not in data:
-            piece = client.recv(65536)
-            if not piece:
-                return False
-            data += piece
-        head, _, body = data.partition(b"\r\n\r\n")
-        length = next(
-            (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
-        )
-        while len(body) < length:
-            body += client.recv(65536)
-        return True
+        self.ended.add(number)

@@ -6,7 +6,10 @@ import asyncio
 
 import pytest
 
-from app.proxy.upstream import Address, Attempt, Connection, Departures, Upstream
+from app.proxy.address import Address
+from app.proxy.attempt import Attempt
+from app.proxy.connection import Connection, Departures
+from app.proxy.upstream import Upstream
 from tests.misbehaving import MisbehavingUpstream
 
 
@@ -104,5 +107,26 @@ async def test_a_post_whose_idle_connection_is_lost_before_it_departs_goes_on_an
             error
         )  # as the loop would, had the server closed in this very turn
         assert await waiting.ended == "200"
+        assert (server.count(), server.accepted) == (2, 2)
+        upstream.close()
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong", b""])
+async def test_what_a_server_says_before_a_request_departs_is_never_taken_for_its_answer(said: bytes) -> None:
+    """Neither bytes nor an end: the request goes on another connection, and is sent once."""
+    with MisbehavingUpstream() as server:
+        upstream = upstream_at(server.url)
+        _, first = start(upstream)
+        assert await first.ended == "200"
+        attempt, waiting = start(upstream)
+        connection = attempt.connection
+        assert connection is not None
+        if said:
+            connection.data_received(said)  # as the loop would, had it come in this very turn
+        else:
+            connection.eof_received()
+        assert connection.closed
+        assert await waiting.ended == "200"
+        assert b"".join(attempt.parts) != b"wrong"
         assert (server.count(), server.accepted) == (2, 2)
         upstream.close()

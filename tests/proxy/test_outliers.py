@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.model import Canary, Match, Model, Version
+from app.proxy.address import Address
+from app.proxy.attempt import Attempt
 from app.proxy.outliers import CONSECUTIVE, FIRST_S, LONGEST_S, Standing
-from app.proxy.upstream import Address, Attempt, Upstream
+from app.proxy.upstream import Upstream
 from tests.client import load, post
 from tests.misbehaving import MisbehavingUpstream
-from tests.system import free_port
+from tests.ports import free_port
 from tests.worker import eventually, running_worker
 
 
@@ -110,7 +112,11 @@ async def test_each_kind_of_failure_counts_and_is_told_with_its_reason() -> None
             )
             async with asyncio.timeout(20):
                 while not told:
+                    assert upstream.ejected == 0
                     await ask(upstream)
+                assert upstream.ejected == 1
+                while upstream.ejected:  # its time is over
+                    await asyncio.sleep(0.05)
             upstream.close()
         assert told == [(0, reason)]
 

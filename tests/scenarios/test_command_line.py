@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,8 @@ import pytest
 from app.cli import main
 from tests.client import load, post
 from tests.misbehaving import MisbehavingUpstream
-from tests.system import ROOT, RunningGateway, free_port, running_gateway
+from tests.ports import free_port
+from tests.system import ROOT, RunningGateway, running_gateway
 from tests.worker import eventually
 
 
@@ -37,10 +37,8 @@ class Shell:
         return json.loads(self(*arguments, "--json", expect=expect))
 
 
-@pytest.fixture
-def shell(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Shell]:
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     with MisbehavingUpstream() as v1, MisbehavingUpstream() as v2:
         models = {
             "credit": {
@@ -54,10 +52,17 @@ def shell(
                 "labels": {"horizon_s": 0, "min_coverage": 0},
             }
         }
-        with running_gateway(tmp_path, models, port=free_port()) as gateway:
-            monkeypatch.chdir(tmp_path)
-            monkeypatch.setenv("GATEWAY_URL", gateway.url)
-            yield Shell(gateway, capsys)
+        with running_gateway(tmp_path_factory.mktemp("day"), models, port=free_port()) as running:
+            yield running
+
+
+@pytest.fixture
+def shell(
+    gateway: RunningGateway, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Shell:
+    monkeypatch.chdir(gateway.directory)
+    monkeypatch.setenv("GATEWAY_URL", gateway.url)
+    return Shell(gateway, capsys)
 
 
 async def stored_predictions(gateway: RunningGateway, count: int) -> list[tuple[str, str]]:

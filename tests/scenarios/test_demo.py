@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.system import free_port
+from tests.ports import free_port
 from tests.worker import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +70,7 @@ def none_alive(family: set[tuple[int, str]]) -> bool:
 
 def test_the_demo_tells_the_whole_story_with_no_failed_answer(tmp_path: Path) -> None:
     output = tmp_path / "output"
-    with running_demo(output, "--once", "--speed", "2") as process:
+    with running_demo(output, "--once", "--speed", "4") as process:
         status = process.wait(timeout=280)
     text = output.read_text()
     assert status == 0, text

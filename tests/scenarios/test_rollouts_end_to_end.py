@@ -21,8 +21,10 @@ from app.domain.rollout import Event, Evidence, Health, Rollout, State, replay, 
 from app.domain.routing import bucket
 from benchmarks.detection.bound import error_bound
 from tests.client import load, post
+from tests.ports import free_port
 from tests.ruled import RuledServers, Said, failing, failing_evenly, taking
-from tests.system import RunningGateway, free_port, running_gateway
+from tests.system import RunningGateway, running_gateway
+from tests.worker import eventually
 
 DWELL_LONG_S = 3600.0
 NO_CONTROL = {"control": {"sample": 0.0}}
@@ -122,6 +124,16 @@ class Driven:
         self.answers |= {(answer.status, answer.headers["x-model-role"]) for answer in answers}
 
 
+async def flags_become(gateway: RunningGateway, model: str, **wanted: object) -> None:
+    """A promotion is in the history a moment before it is in force: upwards the store comes first."""
+
+    def agree() -> bool:
+        flags = gateway.get(f"/admin/models/{model}/flags")
+        return {name: flags[name] for name in wanted} == wanted
+
+    await asyncio.to_thread(eventually, agree, 10.0, f"flags of {model} with {wanted}")
+
+
 def kinds(row: Any) -> list[str]:
     return [event["kind"] for event in row["events"] if event["kind"] != "verdict"]
 
@@ -140,7 +152,7 @@ async def test_an_incident_that_both_versions_share_does_not_stop_a_ramp(
     )
     assert kinds(row) == ["advance", "advance", "advance", "advance", "promote"]
     assert row["evidence"]["counts"]["candidate_errors"] > 0
-    assert gateway.get("/admin/models/incident/flags")["production"] == "v2"
+    await flags_become(gateway, "incident", production="v2")
 
 
 async def test_five_percent_errors_against_half_a_percent_are_out_within_twice_the_bound_and_the_events_say_why(
@@ -228,8 +240,7 @@ async def test_a_good_canary_goes_all_the_way_and_one_that_turns_bad_while_it_is
         if event["kind"] in ("advance", "promote") and event["figures"]["percent"] > 0.0:
             assert event["figures"]["elapsed_s"] >= 1.0
             assert event["figures"]["requests_in_stage"] >= 10
-    flags = gateway.get("/admin/models/good/flags")
-    assert (flags["production"], flags["shadow_versions"]) == ("v2", ["v1"])
+    await flags_become(gateway, "good", production="v2", shadow_versions=["v1"])
     refused = gateway.admin("POST", "/admin/models/good/rollouts", {"candidate": "v1"})
     assert refused.status_code == 409
     assert "`advance` ends the watch" in refused.text
@@ -239,8 +250,7 @@ async def test_a_good_canary_goes_all_the_way_and_one_that_turns_bad_while_it_is
     )
     assert row["state"] == "rolled_back"
     assert row["evidence"]["decisive_metric"] == "paired_errors"
-    flags = gateway.get("/admin/models/good/flags")
-    assert (flags["production"], flags["shadow_versions"], flags["rollout_id"]) == ("v1", [], "")
+    await flags_become(gateway, "good", production="v1", shadow_versions=[], rollout_id="")
 
 
 def zipf_keys(salt: str, seed: int, failing_keys: set[str]) -> Callable[[int], str]:

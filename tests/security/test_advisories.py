@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.environments import environment
+from tests.interop.environment import python
 
 ROOT = Path(__file__).parent.parent.parent
 # An advisory that does not concern us, with the reason: {"PYSEC-…": "only with option x, which is never set"}.
@@ -18,7 +18,7 @@ EXPLAINED: dict[str, str] = {}
 @pytest.mark.interop
 @pytest.mark.parametrize("lock", ["requirements.runtime.lock", "requirements.lock"])
 def test_no_locked_dependency_has_a_known_vulnerability(lock: str) -> None:
-    program = environment("pip-audit", "pip-audit==2.10.1") / "pip-audit"
+    program = python("audit").with_name("pip-audit")
     command = [
         str(program),
         "--require-hashes",

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from tests.misbehaving import MisbehavingUpstream
-from tests.system import ROOT, free_port
+from tests.ports import free_port
+from tests.system import PLAIN, ROOT
 from tests.worker import eventually
 
 
@@ -86,7 +87,7 @@ def test_the_gateway_serves_without_a_writable_file_system_and_without_any_capab
         def answered() -> bool:
             assert process.poll() is None, (tmp_path / "log").read_text()
             try:
-                ready = httpx2.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).json()
+                ready = httpx2.get(f"http://127.0.0.1:{port}/readyz", trust_env=False, verify=PLAIN).json()
             except (httpx2.HTTPError, OSError):
                 return False
             return bool(ready["status"] == "ready")
@@ -95,7 +96,12 @@ def test_the_gateway_serves_without_a_writable_file_system_and_without_any_capab
         status = Path(f"/proc/{process.pid}/status").read_text()
         assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
         assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
-        assert httpx2.post(f"http://127.0.0.1:{port}/m", content=b"{}", trust_env=False).status_code == 200
+        assert (
+            httpx2.post(
+                f"http://127.0.0.1:{port}/m", content=b"{}", trust_env=False, verify=PLAIN
+            ).status_code
+            == 200
+        )
         token = (data / "admin-token").read_text().strip()
 
         def stored() -> bool:
@@ -103,6 +109,7 @@ def test_the_gateway_serves_without_a_writable_file_system_and_without_any_capab
                 f"http://127.0.0.1:{port}/admin/accounting",
                 headers={"Authorization": f"Bearer {token}"},
                 trust_env=False,
+                verify=PLAIN,
             )
             return bool(reply.json()["stored"] == 1)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from tests.client import load, post
 from tests.misbehaving import MisbehavingUpstream
-from tests.system import free_port, running_gateway
+from tests.ports import free_port
+from tests.system import running_gateway
 
 USER, OTHER = "erika.mustermann@example.org", "other-user"
 

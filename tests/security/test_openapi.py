@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from tests.client import load, post
-from tests.environments import environment
+from tests.interop.environment import python
 from tests.misbehaving import MisbehavingUpstream
 from tests.security.tokens import TOKENS, guarded_gateway, raw, request, status_of
 
@@ -25,14 +25,15 @@ CHECKS = (
     "unsupported_method",
     "allow_header_conformance",
 )
-SECONDS = 90
+SECONDS = 45
+ENDLESS = "/admin/events"  # a stream without an end; tests/api/test_events.py
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_nothing_that_can_be_sent_is_answered_in_an_undocumented_way(
     tmp_path: Path, upstream: MisbehavingUpstream, seed: int
 ) -> None:
-    program = environment("schemathesis", "schemathesis==4.32.5") / "schemathesis"
+    program = python("schemathesis").with_name("schemathesis")
     with guarded_gateway(tmp_path, upstream) as gateway:
         predictions = [post("/models/credit/predict", b'{"x": 1}', X_User_Id=f"u{n}") for n in range(50)]
         answers = await load(gateway.port, predictions)
@@ -46,10 +47,13 @@ async def test_nothing_that_can_be_sent_is_answered_in_an_undocumented_way(
         command = [
             str(program), "run", str(file), "--url", gateway.url, "--header", f"Authorization: Bearer {TOKENS['admin']}",
             "--checks", ",".join(CHECKS), "--seed", str(seed), "--continue-on-failure", "--max-time", str(SECONDS),
-            "--request-timeout", "30",
+            "--request-timeout", "30", "--exclude-path", ENDLESS,
         ]  # fmt: skip
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
-        assert f"Tested: {sum(len(methods) for methods in document['paths'].values())}" in done.stdout
+        assert (
+            f"Tested: {sum(len(methods) for path, methods in document['paths'].items() if path != ENDLESS)}"
+            in done.stdout
+        )
         # And it still works.
         assert status_of(raw(gateway.port, request("GET", "/admin/models", token=TOKENS["admin"]))) == 200

@@ -8,7 +8,8 @@ from app.domain.prediction import parse_id
 from tests.client import load, post
 from tests.faults.traffic import credit
 from tests.misbehaving import MisbehavingUpstream
-from tests.system import free_port, running_gateway
+from tests.ports import free_port
+from tests.system import running_gateway
 
 CHOSEN = "01900000-0000-7000-8000-000000000000"
 

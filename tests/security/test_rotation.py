@@ -20,8 +20,9 @@ from app.domain.model import Match, Model, Version
 from app.domain.policy import AuthPolicy, Token
 from tests.certificates import Authority
 from tests.misbehaving import MisbehavingUpstream
+from tests.ports import free_port
 from tests.security.tokens import raw, request, status_of
-from tests.system import ROOT, RunningGateway, free_port, running_gateway
+from tests.system import ROOT, RunningGateway, running_gateway
 from tests.worker import eventually, running_worker
 
 FLAGS = "/admin/models/m/flags"

@@ -8,8 +8,9 @@ import pytest
 
 from app.adapters.webhook import Webhook
 from tests.misbehaving import MisbehavingUpstream
+from tests.ports import free_port
 from tests.security.tokens import TOKENS, json_of, raw, request, status_of
-from tests.system import RunningGateway, free_port, running_gateway
+from tests.system import RunningGateway, running_gateway
 
 FORBIDDEN = [
     "http://169.254.169.254/latest/meta-data",
@@ -74,18 +75,25 @@ def test_an_ordinary_address_is_registered(gateway: RunningGateway, upstream: Mi
     assert registered(gateway, upstream.url, "v3")[0] == 201
 
 
-@pytest.mark.parametrize(
-    "scheme", ["file:///etc/passwd", "gopher://127.0.0.1/", "ftp://127.0.0.1/", "//127.0.0.1"]
-)
-def test_the_file_too_names_http_https_or_a_socket(
-    tmp_path: Path, upstream: MisbehavingUpstream, scheme: str
-) -> None:
-    model = {"m": {"production": "v1", "versions": {"v1": {"url": scheme}}}}
+def test_the_file_too_names_http_https_or_a_socket(tmp_path: Path) -> None:
+    urls = ["file:///etc/passwd", "gopher://127.0.0.1/", "ftp://127.0.0.1/", "//127.0.0.1"]
+    models = {
+        f"m{number}": {
+            "match": {"path_prefix": f"/{number}"},
+            "production": "v1",
+            "versions": {"v1": {"url": url}},
+        }
+        for number, url in enumerate(urls)
+    }
     with (
         pytest.raises(AssertionError, match="ended with 2"),
-        running_gateway(tmp_path, model, port=free_port()),
+        running_gateway(tmp_path, models, port=free_port()),
     ):
         pass
+    faults = (tmp_path / "gateway.log").read_text().splitlines()
+    for number in range(len(urls)):
+        assert any(f": models.m{number}.versions.v1.url" in fault for fault in faults), faults
+    assert len(faults) == len(urls)
 
 
 def test_a_redirect_is_the_clients_business(gateway: RunningGateway, upstream: MisbehavingUpstream) -> None:

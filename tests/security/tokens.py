@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.misbehaving import MisbehavingUpstream
-from tests.system import RunningGateway, free_port, running_gateway
+from tests.ports import free_port
+from tests.system import RunningGateway, running_gateway
 from tests.worker import read_all, read_answer
 
 TOKENS = {scope: f"{scope}-secret-of-a-test" for scope in ("read", "feedback", "operate", "admin")}

@@ -26,7 +26,7 @@ def without_credentials(url: str) -> str:
 
 def version_view(version: Version, *, from_file: bool, registered_as: str | None = None) -> dict[str, Any]:
     """`registry_uri` is what a model registry calls the version, when it is known there."""
-    number = dict(version.metadata).get(registered.NUMBER)
+    number = registered.number_of(version)
     return {
         **asdict(version),
         "urls": [without_credentials(url) for url in version.urls],

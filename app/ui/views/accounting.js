@@ -7,7 +7,7 @@ import { badge, card, figures, table, waiting } from "../pieces.js";
 export const accountingView = {
   title: "Accounting",
 
-  paths: () => ({ accounting: { path: "/admin/accounting", every: 1 }, ready: { path: "/readyz", every: 2 } }),
+  paths: () => ({ accounting: { path: "/admin/accounting", every: 1 }, ready: { path: "/readyz", every: 2, on: ["gateway"] } }),
 
   draw({ data, live }) {
     return [

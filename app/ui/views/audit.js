@@ -6,7 +6,7 @@ import { badge, moment, table, waiting } from "../pieces.js";
 export const auditView = {
   title: "Audit",
 
-  paths: () => ({ audit: { path: "/admin/audit?limit=200", every: 3 } }),
+  paths: () => ({ audit: { path: "/admin/audit?limit=200", every: 3, on: ["flag", "rollout"] } }),
 
   draw({ data, live }) {
     return [

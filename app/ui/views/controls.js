@@ -8,7 +8,7 @@ import { announce, badge, card, confirm, facts, table, waiting } from "../pieces
 export const controlsView = {
   title: "Flags",
 
-  paths: ({ name }) => ({ flags: { path: modelPath(name, "/flags"), every: 1 } }),
+  paths: ({ name }) => ({ flags: { path: modelPath(name, "/flags"), every: 1, on: ["flag"] } }),
 
   draw(here) {
     const { data, live, model } = here;

@@ -112,7 +112,10 @@ async function answer(here, item, label) {
     await call("POST", modelPath(here.name, `/review/${encodeURIComponent(item.prediction_id)}`), { label });
     desk = { ...desk, done: desk.done + 1, problem: "" };
   } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
+    if (!(error instanceof Refusal)) {
+      desk = { ...desk, busy: false };
+      throw error;
+    }
     desk = { ...desk, problem: error.message };
     if (error.status !== 409) {
       desk = { ...desk, busy: false };

@@ -15,8 +15,8 @@ export const rolloutView = {
   paths({ name, data }) {
     const latest = data.rollouts?.rollouts?.[0];
     return {
-      rollouts: { path: modelPath(name, "/rollouts"), every: 2 },
-      ...(latest ? { rollout: { path: modelPath(name, `/rollouts/${latest.id}`), every: 1 } } : {}),
+      rollouts: { path: modelPath(name, "/rollouts"), every: 2, on: ["rollout"] },
+      ...(latest ? { rollout: { path: modelPath(name, `/rollouts/${latest.id}`), every: 1, on: ["rollout"] } } : {}),
     };
   },
 
@@ -24,8 +24,12 @@ export const rolloutView = {
     if (name !== "rollout") return;
     const { rollout } = data;
     if (rollout.evidence && isOpen(rollout)) history.add(`evidence/${rollout.id}`, rollout.evidence.log_e);
-    const news = `${rollout.id} ${rollout.state}`;
-    if (announced && news !== announced) announce(`${rollout.candidate} is ${rollout.state.replace("_", " ")}: ${rollout.reason}`);
+    const { health, reason } = rollout.verdict ?? { health: "", reason: rollout.reason };
+    const news = `${rollout.id} ${rollout.state} ${rollout.stage_index} ${health}`;
+    if (announced && news !== announced) {
+      const at = isOpen(rollout) ? ` at ${rollout.percent} %, ${health.replace("_", " ")}` : "";
+      announce(`${rollout.candidate} is ${rollout.state.replace("_", " ")}${at}: ${reason}`);
+    }
     announced = news;
   },
 
@@ -54,13 +58,13 @@ function present(here, rollout) {
       ["started", moment(rollout.started_at)],
       ["a stage takes", `at least ${number(rollout.dwell_s, 0)} s and ${number(rollout.min_requests)} requests`],
       isOpen(rollout) && rollout.requests_in_stage != null ? ["in this stage", `${number(rollout.requests_in_stage)} requests`] : null,
-      ["last", rollout.reason],
+      rollout.verdict && rollout.verdict.reason !== rollout.reason ? ["last", rollout.reason] : null,
     ]),
     h("div", { class: "actions" }, isOpen(rollout) && rollout.state !== "promoted" ? actions(here, rollout)
       : [rollout.state === "promoted" && isOpen(rollout) && act(here, rollout, "rollback", "Roll back", `${rollout.production} takes all requests again.`, true), !isOpen(rollout) && startButton(here)]));
 }
 
-function stages(rollout) {
+export function stages(rollout) {
   const promoted = rollout.state === "promoted";
   return h("ol", { class: "stages", "aria-label": "Stages" }, rollout.stages.map((percent, index) => {
     const reached = index === rollout.stage_index;
@@ -93,7 +97,6 @@ function act(here, rollout, verb, label, words, danger = false) {
       danger,
       act: async ({ reason }) => {
         await call("POST", modelPath(here.name, `/rollouts/${rollout.id}/${verb}`), { reason });
-        announce(`${label} done`);
         here.refresh();
       },
     }),
@@ -119,17 +122,24 @@ function startButton(here) {
   }, "Start a rollout …");
 }
 
+/** How far the evidence against the candidate is on its way to the threshold that ends the rollout. */
+export function evidenceGauge({ evidence: found }) {
+  if (!found) return h("p", { class: "empty" }, "no evidence yet");
+  const { log_e: logE, threshold } = found;
+  return gauge({
+    title: "Evidence that it is worse, against the threshold that takes it out",
+    ratio: logE / threshold,
+    bad: logE >= threshold,
+    words: `log e ${number(logE, 2)} of ${number(threshold, 2)}` + (logE > 0 && found.decisive_metric ? `; mostly ${found.decisive_metric}` : ""),
+  });
+}
+
 function evidence(here, rollout) {
   const figures = rollout.evidence;
   if (!figures) return card("Evidence", h("p", { class: "empty" }, "none yet"));
   const { log_e: logE, threshold } = figures;
-  return card("Evidence that the candidate is worse",
-    gauge({
-      title: "log e against the threshold",
-      ratio: logE / threshold,
-      bad: logE >= threshold,
-      words: `log e ${number(logE, 2)} of ${number(threshold, 2)}` + (figures.decisive_metric ? `; mostly ${figures.decisive_metric}` : ""),
-    }),
+  return card("Evidence",
+    evidenceGauge(rollout),
     lines({
       title: "Since the rollout began",
       series: [{ name: "log e", tone: 0, points: evidencePoints(here, rollout) }],

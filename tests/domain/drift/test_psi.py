@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import sqrt
 
 import numpy as np
@@ -15,6 +16,7 @@ from app.domain.drift.psi import TOLERANCE, Floats, critical, effective_rows, ex
 COUNTS = st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=2, max_size=20)
 
 
+@cache  # each serves several levels
 def _samples(seed: int, runs: int, m: int, n: int, shift: float = 0.0) -> list[tuple[Floats, Floats]]:
     """Pairs of counts on the reference's deciles."""
     chance = np.random.default_rng(seed)
@@ -41,7 +43,7 @@ def _standard_error(p: float, runs: int) -> float:
 
 
 def test_a_fixed_threshold_of_a_tenth_fires_by_chance_at_a_hundred_rows() -> None:
-    runs = 1_500
+    runs = 600
     fired = sum(psi(r, live) > 0.1 for r, live in _samples(1, runs, 10_000, 100)) / runs
     assert fired == pytest.approx(0.31, abs=4 * _standard_error(0.31, runs))
 
@@ -64,7 +66,7 @@ def test_without_tolerance_it_alarms_as_often_as_configured(n: int, m: int) -> N
 
 
 def test_a_shift_within_the_tolerance_does_not_alarm_even_on_many_rows() -> None:
-    runs, level = 200, 0.01
+    runs, level = 100, 0.01
     pairs = _samples(3, runs, 50_000, 20_000, shift=0.1)  # PSI about .01
     assert _share(pairs, level, TOLERANCE) <= level + 4 * _standard_error(level, runs)
     assert _share(pairs, level, 0.0) == 1.0

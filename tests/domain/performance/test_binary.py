@@ -176,7 +176,7 @@ def test_the_intervals_hold_the_true_figures_as_often_as_they_claim() -> None:
 
 
 def test_weighting_by_propensity_covers_the_truth_with_ninety_percent_low_confidence_labels() -> None:
-    runs, n, covered, plain = 300, 20_000, 0, 0
+    runs, n, covered, plain = 150, 20_000, 0, 0
     for seed in range(runs):
         truth, p = _world(seed, n)
         chance = np.random.default_rng(10_000 + seed)

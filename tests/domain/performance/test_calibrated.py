@@ -86,7 +86,7 @@ def test_after_a_shift_of_the_inputs_the_expected_figures_are_the_true_ones() ->
 
 
 def test_the_intervals_hold_the_measured_figures_as_often_as_they_claim() -> None:
-    runs, n = 250, 800
+    runs, n = 100, 800
     hits = dict.fromkeys(METRICS, 0)
     for seed in range(runs):
         truth, scores = _world(seed, n)
@@ -142,12 +142,12 @@ def test_concept_drift_withdraws_the_estimates_and_its_end_restores_them() -> No
 
 def test_good_estimates_are_seldom_withdrawn() -> None:
     withdrawn = 0
-    for start in range(0, 120, 5):
+    for start in range(0, 60, 5):
         card = Scorecard()
         _cohorts(card, range(1_000 + start, 1_005 + start), drift=0.0)
         withdrawn += card.standing("accuracy").status == "withdrawn"
-    # 95 % intervals and a tolerance: two misses of five have probability at most .023; 24 cards
-    assert withdrawn <= 4  # the 99.9 % point of Binomial(24, .023)
+    # 95 % intervals and a tolerance: two misses of five have probability at most .023; 12 cards
+    assert withdrawn <= 3  # the 99.9 % point of Binomial(12, .023)
 
 
 def test_a_withheld_figure_settles_nothing_and_a_card_survives_being_saved() -> None:

@@ -73,7 +73,7 @@ def test_labels_known_at_seven_days_read_a_precision_of_one_and_weighting_finds_
 
 
 def test_the_intervals_hold_the_true_figures_as_often_as_they_claim() -> None:
-    runs, n = 250, 20_000
+    runs, n = 100, 20_000
     precision = 0.02 * 0.8 / (0.02 * 0.8 + 0.98 * 0.011)
     known = {"precision": precision, "recall": 0.8, "f1": 2 * precision * 0.8 / (precision + 0.8)}
     hits = dict.fromkeys(known, 0)

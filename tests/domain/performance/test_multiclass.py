@@ -73,7 +73,7 @@ def _world(seed: int, n: int) -> list[Labelled]:
 def test_the_intervals_hold_the_true_figures_as_often_as_they_claim() -> None:
     names = ("accuracy", "precision_macro", "recall_macro", "f1_macro")
     large = _by_name(_tally(_world(10**6, 100_000)))
-    runs, n = 300, 400
+    runs, n = 150, 400
     hits = dict.fromkeys(names, 0)
     for seed in range(runs):
         made = _by_name(_tally(_world(seed, n)))

@@ -78,7 +78,7 @@ def test_the_differences_are_those_of_the_two_figures() -> None:
 def test_the_intervals_hold_the_true_difference_as_often_as_they_claim() -> None:
     names = ("accuracy_difference", "brier_difference")
     large = _by_name(_tally(_pairs(10**6, 200_000)))
-    runs, hits = 300, dict.fromkeys(names, 0)
+    runs, hits = 150, dict.fromkeys(names, 0)
     for seed in range(runs):
         made = _by_name(_tally(_pairs(seed, 250)))
         for name in names:

@@ -1,4 +1,4 @@
-"""A real KServe model server around a scikit-learn model, V1 and V2: `kserve_server.py PORT`."""
+"""A real KServe model server around a scikit-learn model, V1 and V2, on the loopback interface: `kserve_server.py PORT`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import sys
 from typing import Any
 
 import numpy as np
+import uvicorn
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
+
+
+class Loopback(uvicorn.Config):
+    """KServe listens on all interfaces and has no setting for it."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **{**named, "host": "127.0.0.1"})
 
 
 class Iris(Model):
@@ -40,4 +48,5 @@ def _binary(payload: InferRequest) -> bool:
 
 if __name__ == "__main__":
     port = sys.argv[1]
+    uvicorn.Config = Loopback
     ModelServer(http_port=int(port), enable_grpc=False, enable_latency_logging=False).start([Iris()])

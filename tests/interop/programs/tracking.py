@@ -1,5 +1,5 @@
-"""A user's hand on an MLflow tracking server: `tracking.py URL register MODEL SOURCE [TAG=VALUE…]`, `alias MODEL ALIAS VERSION`,
-`aliases MODEL`; prints the answer as JSON.
+"""A user's hand on an MLflow tracking server: `tracking.py URL STEP…`, in order: `register MODEL SOURCE [TAG=VALUE…]` makes a version,
+`alias MODEL ALIAS VERSION` names one; steps are separated by `,`. Prints the numbers of the versions made as JSON.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ def alias(client: MlflowClient, model: str, name: str, version: str) -> None:
     client.set_registered_model_alias(model, name, version)
 
 
-def aliases(client: MlflowClient, model: str) -> dict[str, str]:
-    return {name: str(version) for name, version in client.get_registered_model(model).aliases.items()}
+def main(url: str, *words: str) -> list[str]:
+    client = MlflowClient(url)
+    made = []
+    for step in " ".join(words).split(" , "):
+        action, *rest = step.split()
+        if action == "register":
+            made.append(str(register(client, *rest)))
+        else:
+            alias(client, *rest)
+    return made
 
 
 if __name__ == "__main__":
-    url, action, *rest = sys.argv[1:]
-    print(
-        json.dumps(
-            {"register": register, "alias": alias, "aliases": aliases}[action](MlflowClient(url), *rest)
-        )
-    )
+    print(json.dumps(main(*sys.argv[1:])))

@@ -29,7 +29,9 @@ def mlflow(directory: Path) -> None:
 
     frame, classes = load_iris(return_X_y=True, as_frame=True)
     model = LogisticRegression(max_iter=1000).fit(frame, classes)
-    mlflow.sklearn.save_model(model, directory, serialization_format="cloudpickle")
+    # Told what it needs, MLflow does not load the model in another process to find out.
+    needs = ["scikit-learn"]
+    mlflow.sklearn.save_model(model, directory, serialization_format="cloudpickle", pip_requirements=needs)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,45 @@
+"""Audit entries of what took effect already: they reach the store when it is back, and keep nobody waiting."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import structlog
+
+from app.control.ports import AuditEntry, Store
+from app.errors import UnavailableError
+
+log = structlog.get_logger(__name__)
+
+WAITING_LIMIT = 256  # entries; beyond it the oldest is only in the log
+
+
+class Audits:
+    """In the order they were made, one caller at a time. What waits is in memory alone: a process that is killed meanwhile leaves it in
+    the log.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: deque[AuditEntry] = deque(maxlen=WAITING_LIMIT)
+
+    async def add(self, entry: AuditEntry) -> None:
+        """Stored now, or as soon as the store is back."""
+        self._waiting.append(entry)
+        try:
+            await self.catch_up()
+        except UnavailableError as error:
+            log.warning(
+                "an audit entry waits for the store",
+                model=entry.model,
+                action=entry.action,
+                actor=entry.actor,
+                reason=entry.reason,
+                error=str(error),
+            )
+
+    async def catch_up(self) -> None:
+        """`UnavailableError` leaves what is left for the next time."""
+        while self._waiting:
+            await self._store.append_audit(self._waiting[0])
+            self._waiting.popleft()

@@ -11,7 +11,8 @@ from math import log
 from app.domain.guard import HealthConfig, HealthWindow, WorseBet, share_tail
 from app.domain.model import Guard
 
-STOP_S = 30.0  # the local stop; the controller's flag change confirms it, or it runs out
+STOP_S = 30.0  # the local stop of what the bet bears out; the controller's flag change confirms it, or it runs out
+UNPROVEN_STOP_S = 5.0  # of what only looked worse: a stopped candidate gathers no evidence, so a longer stop would prove nothing
 WORSE_P = 1e-3  # of Fisher's test, for the local stop
 WORSE_LOG_E = log(1e3)  # of the bet, for the trip
 
@@ -84,11 +85,12 @@ class LocalGuard:
             or (self._mode == "enforce_if_worse" and not self._looks_worse(window))
         ):
             return None
-        self.stop_until = now + STOP_S
         trip = Trip(reason, window.requests, window.errors)
         del self._windows[version]  # after the stop it begins afresh
         if self._mode == "enforce":
+            self.stop_until = now + STOP_S
             return trip
+        self.stop_until = now + UNPROVEN_STOP_S
         self._pending = trip
         return None
 
@@ -108,6 +110,7 @@ class LocalGuard:
             return None
         if highest < WORSE_LOG_E:
             return None
+        self.stop_until = now + STOP_S
         trip, self._pending = self._pending, None
         return trip
 

@@ -115,8 +115,8 @@ async def test_a_hung_control_process_leaves_the_guard_to_the_workers_and_the_ro
                 assert stopped_at - bad < 100
             finally:
                 os.kill(control, signal.SIGCONT)
-            # Mostly at once. When the worker stopped the candidate before its failures sufficed for a rollback, after it has failed again:
-            # the local stop lasts half a minute.
+            # Mostly at once. When the worker stopped the candidate before its failures sufficed for a rollback, after it has failed again,
+            # once the local stop has run out.
             for replica in (first, second):
                 await asyncio.to_thread(
                     eventually,

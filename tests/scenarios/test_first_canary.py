@@ -15,7 +15,6 @@ PORTS = ("8080", "9001", "9002", "9003")
 SHORTER = {
     "dwell_s: 5,": "dwell_s: 2,",
     "--rate 60": "--rate 150",
-    "sleep 15": "sleep 8",
 }  # a test has less time
 
 

@@ -110,11 +110,6 @@ class WorseBet:
         self._size[candidate] += 1
         self._bad[candidate] += bad
 
-    def forgive(self) -> None:
-        """The candidate's last bad request was bad on production too: the input or a shared cause is to blame."""
-        if self._bad[1]:
-            self._bad[1] -= 1
-
     def close(self) -> float:
         """End the batch; the logarithm of the e-value so far."""
         sizes, bad = self._size, self._bad

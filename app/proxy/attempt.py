@@ -5,6 +5,7 @@ Its owner is told of progress, end or failure, once, by a plain call: no task an
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from app.proxy.address import Address
@@ -102,6 +103,7 @@ class Attempt:
         self.length = -1  # Content-Length; -1: chunked or until the end of the connection
         self.parts: list[bytes] = []
         self.size = 0
+        # Seconds of the monotonic clock itself: the loop's stands still during a turn, and counts whole milliseconds.
         self.started_at = 0.0
         self.first_byte_at = 0.0
         self.ended_at = 0.0
@@ -163,7 +165,7 @@ class Attempt:
 
     def _finish(self) -> None:
         self.done = True
-        self.ended_at = self.upstream.loop.time()
+        self.ended_at = monotonic()
         if self.deadline is not None:
             self.deadline.cancel()
             self.deadline = None

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import httptools
@@ -119,7 +120,7 @@ class Connection(asyncio.Protocol):
             self._out_of_step()
             return
         if attempt.first_byte_at == 0.0:
-            attempt.first_byte_at = self.endpoint.upstream.loop.time()
+            attempt.first_byte_at = monotonic()
         if not attempt.head_complete:
             self._fed += len(data)
             if self._fed > self._limit and b"\r\n\r\n" not in data:

@@ -5,8 +5,11 @@ It answers through its client's connection (`Client`) and ends exactly once.
 
 from __future__ import annotations
 
+from time import monotonic
+from typing import Protocol
+
 from app.domain.prediction import format_id
-from app.domain.routing import NO_BUCKET, Assignment, assign
+from app.domain.routing import Assignment, assign
 from app.journal.records import PredictionRecord, ShadowRecord
 from app.link.messages import Pair
 from app.proxy.attempt import Attempt
@@ -26,22 +29,42 @@ ERRORS = {
 STATUS_OF = {"timeout": 504, "unreachable": 502, "protocol": 502, "cut": 502}
 
 
+class ConcurrentControl(Protocol):
+    """Production's answer to a canary's request, asked for at the same time (`canary.control.mode: concurrent`)."""
+
+    version: str
+
+    @property
+    def usable(self) -> bool:
+        """Whether the client can be given this answer, which may still be on its way."""
+
+    def hand_over(self, exchange: Exchange) -> None:
+        """The answer, or the rest of it, is the exchange's from now on."""
+
+    def first_ended(self, first: Attempt | None) -> None:
+        """The client's answer is complete: the two are compared. None: there is nothing to compare with."""
+
+
 class Exchange(Relay):
     """A request for a model."""
 
     __slots__ = (
+        "accompanied",
         "assignment",
         "counts",
         "created",
-        "extra_s",
+        "failure",
         "forced",
         "head",
         "id",
         "id_text",
+        "judged",
+        "key",
         "left",
         "own",
         "role",
         "served",
+        "twin",
         "version",
     )
 
@@ -53,11 +76,15 @@ class Exchange(Relay):
         self.forced = forced
         self.id = plane.ids.next(request.at_ns // 1_000_000)
         self.id_text = format_id(self.id)
-        self.created = plane.loop.time()
-        self.extra_s = 0.0  # time spent on a canary that failed
+        self.created = monotonic()
+        self.failure: Attempt | None = None  # the canary's, while production is tried and after
+        self.judged = False  # that failure was counted, together with what production made of the request
+        self.twin: ConcurrentControl | None = None  # while it is undecided whose answer the client gets
+        self.accompanied = False  # there is, or was, one
         self.left = False  # the client did not wait for its answer
         flags = served.flags
-        key = served.routing_key(request) if served.canary is not None or forced is not None else None
+        # Recorded whether or not it decides anything: what is kept about a key can be found by it.
+        key = self.key = served.routing_key(request)
         self.assignment: Assignment = assign(
             production=flags.production,
             candidate=flags.candidate,
@@ -70,7 +97,7 @@ class Exchange(Relay):
             guard_stopped=served.guard.stop_until > 0.0 and served.guard.stopped(request.at),
         )
         # Forced requests prove nothing, and with `unit: key` only a key's first one in an epoch is a vote.
-        votes = served.votes
+        votes = served.votes if served.canary is not None else None
         self.counts: bool = forced is None and (
             votes is None or key is None or votes.is_first(key, request.at_ns // 1_000_000_000)
         )
@@ -95,11 +122,19 @@ class Exchange(Relay):
     def begin(self) -> None:
         """Send the request to the assigned version; the body may still be coming."""
         self._send(self.version, self.role)
+        if self.served.concurrent and self.counts and self._repeatable and self.role != "fallback":
+            self.twin = self.plane.accompany(self)
+            self.accompanied = self.twin is not None
+
+    @property
+    def _repeatable(self) -> bool:
+        """Whether all of the request is at hand, for another version."""
+        return self.request.complete and self.request.retained
 
     def _send(self, version: str, role: str) -> None:
         self.version = version
         self.role = role
-        self.own = b"X-Prediction-Id: " + self.id_text.encode() + self.served.reply_fields(version, role)
+        self.own = self._own_fields()
         request = self.request
         open_body = not request.complete
         if request.length < 0 and not open_body:
@@ -118,6 +153,12 @@ class Exchange(Relay):
             open_body=open_body,
         )
         self.attempt.upstream.start(self.attempt)
+
+    def _own_fields(self) -> bytes:
+        """The gateway's own fields of the answer."""
+        return (
+            b"X-Prediction-Id: " + self.id_text.encode() + self.served.reply_fields(self.version, self.role)
+        )
 
     # ---- from the model server
 
@@ -145,7 +186,7 @@ class Exchange(Relay):
                 out += body
         self._settle(attempt, attempt.status, attempt.status >= 500, body, "complete", "")
         self._reply(out, self.keeps)
-        self._mirror(attempt)
+        self._compare(attempt)
         self.attempt = None  # the two name each other: let them go now, not when the collector comes
 
     def failed(self, attempt: Attempt) -> None:
@@ -156,13 +197,14 @@ class Exchange(Relay):
         if self.head_sent:  # the client must see that the answer is not whole
             self._settle(attempt, attempt.status, True, b"".join(self.captured), "cut", error)
             self._reply(b"", keep=False)
+            self._let_go()
             self.attempt = None
             return
         keep = self.keeps
         status, out = problem(error, close=not keep, extra=self.own, head_only=self.request.method == b"HEAD")
         self._settle(attempt, status, True, b"", "error", error)
         self._reply(out, keep)
-        self._mirror(attempt)
+        self._compare(attempt)
         self.attempt = None
 
     def client_gone(self) -> None:
@@ -177,8 +219,15 @@ class Exchange(Relay):
         seconds = attempt.ended_at - attempt.started_at
         self.served.track(self.version, self.role, not self.counts).abandoned(CLIENT_LEFT, seconds)
         self._journal(attempt, CLIENT_LEFT, b"".join(self.captured), "aborted", "")
-        if self.role == "canary" and self.request.complete and self.request.retained:
-            self.plane.copy(self, attempt)  # how long would production have taken?
+        if self.failure is not None:
+            if self.head_sent:
+                self.judge_canary(shared=attempt.status >= 500)
+            else:
+                self.plane.copy(self, self.failure)  # would production have answered?
+        elif self.role == "canary" and self._repeatable:
+            self._compare(attempt)  # how long would production have taken?
+        else:
+            self._let_go()
 
     # ---- canary failures are not the client's
 
@@ -189,15 +238,12 @@ class Exchange(Relay):
             and not self.head_sent
             and self.forced is None
             and self.served.model.canary.fallback == "production"
-            and self.request.complete
-            and self.request.retained
+            and self._repeatable
         )
 
     def _fall_back(self, attempt: Attempt) -> None:
         served = self.served
-        seconds = attempt.ended_at - attempt.started_at
-        served.track(self.version, "canary", not self.counts).record(answer_status(attempt), True, seconds)
-        served.observe(self.version, True, seconds * 1000.0, attempt.ended_at, fair=self.counts)
+        self.failure = attempt
         self.plane.record(
             shadow_record(
                 self.id,
@@ -210,8 +256,34 @@ class Exchange(Relay):
             ),
             "shadow",
         )
-        self.extra_s = seconds
+        twin = self.twin
+        if twin is not None and twin.usable:
+            self.version, self.role = twin.version, "fallback"
+            self.own = self._own_fields()
+            self.twin = None
+            twin.hand_over(self)
+            return
+        self._let_go()
         self._send(served.flags.production, "fallback")
+
+    def judge_canary(self, *, shared: bool) -> None:
+        """Count the canary's failure, in one moment with what production made of the same request.
+
+        A tick that held only the first would blame the canary for inputs that fail, or hang, wherever they go. What production failed on
+        too is no evidence (`shared`).
+        """
+        failure = self.failure
+        if failure is None or self.judged:
+            return
+        self.judged = True
+        seconds = failure.ended_at - failure.started_at
+        version = self.assignment.version
+        track = self.served.track(version, "canary", not self.counts)
+        track.record(answer_status(failure), True, seconds)
+        if shared:
+            track.shared_errors += self.counts
+        else:
+            self.served.observe(version, True, seconds * 1000.0, failure.ended_at, fair=self.counts)
 
     # ---- the end
 
@@ -226,10 +298,15 @@ class Exchange(Relay):
             # Production is tried after a failure of the canary only: no fair sample, unless it stands for the control mirror.
             fair = self.counts and (self.role != "fallback" or served.within_control_budget(self.place))
             served.observe(self.version, is_error, seconds * 1000.0, attempt.ended_at, fair=fair)
-            if is_error and self.role == "fallback" and self.counts:
-                served.guard.forgive()
-                served.track(self.assignment.version, "canary", False).shared_errors += 1
+            self.judge_canary(shared=is_error)
         self._journal(attempt, status, body, ended, error)
+
+    def _taken_s(self, attempt: Attempt) -> float:
+        """From the first version's being asked to the last byte of the answer. A twin may have answered before the canary failed."""
+        failure = self.failure
+        if failure is None or self.role != "fallback":
+            return attempt.ended_at - attempt.started_at
+        return max(attempt.ended_at, failure.ended_at) - failure.started_at
 
     def _journal(self, attempt: Attempt, status: int, body: bytes, ended: str, error: str) -> None:
         request = self.request
@@ -249,7 +326,8 @@ class Exchange(Relay):
             track = served.track(self.version, self.role, not self.counts)
             track.streamed(self.first_data_at - attempt.started_at)
         target = self.head.target
-        routing_key = served.routing_key(request) if assignment.bucket != NO_BUCKET else None
+        # A key in the body is known once the body is.
+        routing_key = self.key if self.key is not None else served.routing_key(request)
         if served.redactor is not None:
             target = target.partition(b"?")[0]  # a query may hold what the body must not
             cut = request.size > len(request_body)
@@ -273,7 +351,7 @@ class Exchange(Relay):
                 self.version,
                 self.role,
                 status,
-                int((attempt.ended_at - attempt.started_at + self.extra_s) * 1e6),
+                int(self._taken_s(attempt) * 1e6),
                 assignment.reason,
                 assignment.bucket,
                 flags.canary_percent,
@@ -296,7 +374,9 @@ class Exchange(Relay):
                 error,
                 request_length,
                 response_length,
-                assignment.propensity,
+                1.0
+                if self.role == "fallback"
+                else assignment.propensity,  # production's answer was certain then
                 int(((self.first_data_at or attempt.first_byte_at) - attempt.started_at) * 1e6)
                 if attempt.first_byte_at
                 else -1,
@@ -318,19 +398,30 @@ class Exchange(Relay):
         plane.inflight -= 1
         attempt = self.attempt
         if attempt is not None:
-            upstream_s = attempt.ended_at - attempt.started_at + self.extra_s
-            self.served.overhead.observe(plane.loop.time() - self.created - upstream_s)
+            self.served.overhead.observe(max(0.0, monotonic() - self.created - self._taken_s(attempt)))
         plane.reply(self.client, out, keep)
 
-    def _mirror(self, attempt: Attempt) -> None:
+    def _compare(self, attempt: Attempt) -> None:
         """After the answer: copies to shadows, and to production of a canary's request and of a few of its own."""
         served = self.served
+        twin, self.twin = self.twin, None
+        if twin is not None:
+            twin.first_ended(attempt)
         if (
             served.shadow_versions
-            or self.role == "canary"
-            or (served.noise > 0.0 and self.place < served.noise)
+            or self.failure is not None
+            or (
+                not self.accompanied
+                and (self.role == "canary" or (served.noise > 0.0 and self.place < served.noise))
+            )
         ):
             self.plane.copy(self, attempt)
+
+    def _let_go(self) -> None:
+        """Nobody waits for the concurrent control call any more; it still tells what it may."""
+        twin, self.twin = self.twin, None
+        if twin is not None:
+            twin.first_ended(None)
 
 
 def answer_status(attempt: Attempt) -> int:

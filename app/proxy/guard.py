@@ -11,7 +11,9 @@ from math import log
 from app.domain.guard import HealthConfig, HealthWindow, WorseBet, share_tail
 from app.domain.model import Guard
 
-STOP_S = 30.0  # the local stop of what the bet bears out; the controller's flag change confirms it, or it runs out
+STOP_S = (
+    30.0  # the local stop of what the bet bears out; the controller's flag change confirms it, or it runs out
+)
 UNPROVEN_STOP_S = 5.0  # of what only looked worse: a stopped candidate gathers no evidence, so a longer stop would prove nothing
 WORSE_P = 1e-3  # of Fisher's test, for the local stop
 WORSE_LOG_E = log(1e3)  # of the bet, for the trip
@@ -39,13 +41,19 @@ class LocalGuard:
         "_pending",
         "_production",
         "_slow",
+        "_sticky",
         "_windows",
         "stop_until",
     )
 
-    def __init__(self, guard: Guard, candidate: str | None, production: str) -> None:
+    def __init__(self, guard: Guard, candidate: str | None, production: str, *, sticky: bool = False) -> None:
+        """`sticky`: keys are assigned, not requests. They differ in what they send, so that latencies of the two arms tell nothing of
+        the versions: two identical ones were told apart in half of the simulated releases. Pairs on the same request do tell, and the
+        controller has them.
+        """
         self._config = HealthConfig(guard.error_rate, guard.latency_p99_ms, guard.window, guard.min_requests)
         self._mode = guard.mode
+        self._sticky = sticky
         self._candidate = candidate
         self._production = production
         self._windows: dict[str, HealthWindow] = {}
@@ -75,7 +83,8 @@ class LocalGuard:
         candidate = version == self._candidate
         if fair and (candidate or version == self._production):
             self._failures.add(candidate, is_error)
-            self._slow.add(candidate, latency_ms > self._config.latency_p99_threshold_ms)
+            if not self._sticky:
+                self._slow.add(candidate, latency_ms > self._config.latency_p99_threshold_ms)
         if not candidate or self._mode in ("off", "advisory"):
             return None
         trips, reason = window.should_rollback()
@@ -93,10 +102,6 @@ class LocalGuard:
         self.stop_until = now + UNPROVEN_STOP_S
         self._pending = trip
         return None
-
-    def forgive(self) -> None:
-        """Production failed on the candidate's failed request too."""
-        self._failures.forgive()
 
     def close_batch(self, now: float) -> Trip | None:
         """Called by the clock. The pending trip, once the bet bears it out."""
@@ -116,10 +121,8 @@ class LocalGuard:
 
     def _looks_worse(self, canary: HealthWindow) -> bool:
         production = self.window(self._production)
-        return (
-            min(
-                share_tail(canary.errors, canary.requests, production.errors, production.requests),
-                share_tail(canary.slow, canary.requests, production.slow, production.requests),
-            )
-            < WORSE_P
-        )
+        if share_tail(canary.errors, canary.requests, production.errors, production.requests) < WORSE_P:
+            return True
+        if self._sticky:
+            return False
+        return share_tail(canary.slow, canary.requests, production.slow, production.requests) < WORSE_P

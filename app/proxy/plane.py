@@ -51,6 +51,11 @@ def _no_mirror(exchange: Any, attempt: Any) -> None:
     """Without shadows."""
 
 
+def _alone(exchange: Any) -> Any:
+    """Without shadows."""
+    return None
+
+
 def _send(replies: list[tuple[Client, bytes, bool]]) -> None:
     for client, out, keep in replies:
         if out:
@@ -87,7 +92,9 @@ class Plane:
         self.privacy_secret = privacy_secret
         self.tracing = tracing  # share of new traces that are sampled; below 0: no spans, and none is begun
         self.statistics = Statistics()
-        self.mirror: Callable[[Any, Any], None] = _no_mirror  # app.proxy.shadow puts itself here
+        # app.proxy.shadow puts itself here.
+        self.mirror: Callable[[Any, Any], None] = _no_mirror
+        self.accompany: Callable[[Any], Any] = _alone  # asks production at the same time as the canary
         self._replies: list[tuple[Client, bytes, bool]] = []
         self._copies: list[tuple[Any, Attempt]] = []
         self._flush_due = False

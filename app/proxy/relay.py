@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from time import monotonic
 
 from app.proxy.attempt import Attempt
 from app.proxy.fields import PLAIN, RESPONSE_OWN, listed, status_line
@@ -149,7 +150,7 @@ class Relay:
             out = answer_head(attempt, own, framing, not self.keeps)
         if data:
             if self.first_data_at == 0.0:
-                self.first_data_at = self.plane.loop.time()
+                self.first_data_at = monotonic()
             if self.captured_size < capture:
                 self.captured.append(data[: capture - self.captured_size])
                 self.captured_size += len(self.captured[-1])

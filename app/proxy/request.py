@@ -160,13 +160,17 @@ class Request:
     def _drop_listed(self, names: list[bytes]) -> None:
         others = [name for name in names if name not in (b"close", b"keep-alive", b"te", b"upgrade", b"")]
         if others:
-            tail = self.tail
-            self.tail = [
-                piece
-                for at in range(0, len(tail), 4)
-                if tail[at].lower() not in others
-                for piece in tail[at : at + 4]
-            ]
+            self.drop(others)
+
+    def drop(self, names: list[bytes]) -> None:
+        """The fields of these (lower-case) names end here."""
+        tail = self.tail
+        self.tail = [
+            piece
+            for at in range(0, len(tail), 4)
+            if tail[at].lower() not in names
+            for piece in tail[at : at + 4]
+        ]
 
     def _frame(self, named: dict[bytes, bytes]) -> None:
         encoding = named.get(b"transfer-encoding")

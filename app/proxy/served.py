@@ -44,7 +44,12 @@ class Served:
         self.guard: LocalGuard = (
             before.guard
             if keep and before is not None and before.model.guard == model.guard
-            else LocalGuard(model.guard, flags.candidate, flags.production)
+            else LocalGuard(
+                model.guard,
+                flags.candidate,
+                flags.production,
+                sticky=model.routing_key.source != "prediction_id",
+            )
         )
         self.strip = len(model.match.path_prefix.rstrip("/")) if model.match.strip else 0
         self.shadow_versions = (
@@ -67,12 +72,13 @@ class Served:
             Redactor(model, plane.privacy_secret) if model.privacy.drop or model.privacy.hash else None
         )
         control = model.canary.control
+        # Whether canary requests are compared with production's answer to the same request.
+        self.compares: bool = self.canary is not None and control.sample > 0.0 and control.max_share > 0.0
+        self.concurrent: bool = self.compares and control.mode == "concurrent"
         # Under a rollout without a share: it shadows, or its promoted candidate is being watched.
         self.watched: bool = self.canary is None and flags.rollout_id != ""
         # How often production is asked twice while it is compared with anything.
-        compared = bool(self.shadow_versions) or (
-            self.canary is not None and control.sample > 0.0 and control.max_share > 0.0
-        )
+        compared = bool(self.shadow_versions) or self.compares
         self.noise: float = model.shadow.noise_sample if compared else 0.0
         self.votes: KeyVotes | None = before.votes if before is not None else None
         if model.evidence.unit != "key" or model.routing_key.source == "prediction_id":

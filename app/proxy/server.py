@@ -238,6 +238,8 @@ class ServerProtocol(asyncio.Protocol):
             if not plane.may_force(request, self.peer):
                 self._refuse(request, "forbidden")
                 return
+            if b"x-gateway-token" not in request.named:
+                request.drop([b"authorization"])  # a token of this gateway, and nobody else's business
             if forced not in served.upstreams:
                 self._refuse(request, "no_route", f"Model {served.name} has no version {forced[:80]!r}.")
                 return

@@ -11,6 +11,7 @@ import random
 import socket
 import ssl
 from collections.abc import Callable
+from time import monotonic
 
 from app.domain.upstream_url import forbidden
 from app.proxy.address import Address
@@ -215,7 +216,7 @@ class Upstream:
     def start(self, attempt: Attempt) -> None:
         """Send the attempt to one of the URLs; its owner will hear of it before the deadline has passed, or then."""
         now = self.loop.time()
-        attempt.started_at = now
+        attempt.started_at = monotonic()
         attempt.deadline = self._deadlines.start(now, attempt.expired)
         (self._single or self._choose(now)).start(attempt, now)
 

@@ -57,15 +57,6 @@ def test_a_candidate_that_only_fails_is_found_within_a_batch_or_two() -> None:
     assert all(one is not None and one <= 20 for one in asked)
 
 
-def test_a_failure_that_production_shares_is_no_evidence() -> None:
-    bet = WorseBet()
-    for _ in range(50):
-        bet.add(True, True)
-        bet.forgive()
-        bet.add(False, False)
-    assert bet.close() == pytest.approx(0.0)
-
-
 def test_the_tail_of_the_share_equals_fishers_exact_test() -> None:
     from scipy.stats import fisher_exact
 

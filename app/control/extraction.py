@@ -23,6 +23,7 @@ from app.protocols.record import BARE_ROW, Exchange, Reader
 from app.protocols.redaction import Redaction
 from app.protocols.registry import build_reader
 
+MAX_REQUEST_ID = 200  # characters; workers cut it, but those of an earlier version did not
 REMEMBERED = 20_000  # predictions whose shadow answers are still to be expected
 
 
@@ -89,7 +90,7 @@ class Extractor:
                 row.confidence,
                 record.latency_us / 1000.0,
                 record.status,
-                record.request_id,
+                None if record.request_id is None else record.request_id[:MAX_REQUEST_ID],
                 record.routing_key,
                 record.bucket if record.bucket >= 0 else None,
                 record.canary_percent,

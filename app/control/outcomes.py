@@ -119,12 +119,12 @@ class OutcomeIntake:
             return
         try:
             self._journal.append_or_raise(taken, "outcome")
+            await self._journal.durable()
         except JournalFullError:
             for record in taken:
                 self._recent.pop(record.outcome_id, None)
             self._counted(accepted, "unavailable")
             raise
-        await self._journal.durable()
         self._counted(accepted, "accepted")
         receipt.accepted += len(taken)
 

@@ -131,12 +131,14 @@ class Journal:
         entries: list[Entry] = []
         torn = 0
         place = 0
+        broken = False
         head = ENTRY.size
         unpack = ENTRY.unpack_from
         while place + head <= len(data):
             length, checksum = unpack(data, place)
             end = place + head + length
             if length == 0 or length > MAX_PAYLOAD or offset + end > size:
+                broken = True
                 break  # a torn tail, or an entry that is still being written
             if end > len(data):
                 return ReadResult(tuple(entries), offset + place, torn, at_end=False)
@@ -150,7 +152,7 @@ class Journal:
             place = end
         rest = size - (offset + place)
         at_end = offset + len(data) >= size
-        if at_end and closed and rest > 0:
+        if closed and rest > 0 and (at_end or broken):  # nothing behind it can be found again
             return ReadResult(tuple(entries), size, torn + 1, at_end=True)
         return ReadResult(tuple(entries), offset + place, torn, at_end)
 

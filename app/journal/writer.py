@@ -110,11 +110,13 @@ class Writer:
         self._group_size = 0
         self._dirty = False
         self._suspect = False  # an fsync failed: what is in this segment may be gone
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: list[Callable[[bool], None]] = []
         self._syncing = False
+        self._told_errors = 0  # of `fsync_errors`, those that a group commit has told of
         self.records = dict.fromkeys(("prediction", "shadow", "outcome"), 0)
         self.fsync_errors = 0
         self.always = policy.fsync == "always"
+        self.refusing = policy.on_full == "refuse"
 
     # ---- writing
 
@@ -127,7 +129,7 @@ class Writer:
         if self._suspect:
             self._suspect = False
             self._close_file()
-            self._full_until = time.monotonic() + _RETRY_S if self._policy.on_full == "refuse" else 0.0
+            self._full_until = time.monotonic() + _RETRY_S if self.refusing else 0.0
         if self._full_until and time.monotonic() >= self._full_until:
             self._full_until = 0.0
             self._roll()
@@ -135,7 +137,7 @@ class Writer:
 
     @property
     def refuses(self) -> bool:
-        return self._policy.on_full == "refuse" and self.full
+        return self.refusing and self.full
 
     def enqueue(self, record: Record, kind: str) -> None:
         """Take the record for the next `flush`: whoever answers a client does so only after that."""
@@ -219,7 +221,10 @@ class Writer:
     def _roll(self) -> None:
         """Start the next segment. On failure `full` holds for a short while."""
         if self._file >= 0 and self._dirty and self._policy.fsync != "never":
-            self._sync_now(self._file)
+            # Not here, since a slow disk would hold up every client. What is synced later waits behind it: there is one such thread.
+            self._syncer.submit(self._sync_and_close, self._file)
+            self._file = -1
+            self._dirty = False
         self._close_file()
         try:
             if self._bytes_on_disk() + self._policy.segment_bytes > self._policy.max_bytes:
@@ -247,34 +252,51 @@ class Writer:
 
     # ---- durability
 
-    def when_durable(self, callback: Callable[[], None]) -> None:
-        """Call back at once, or with `fsync: always` after the next group commit. Needs a running event loop for that."""
+    def when_durable(self, callback: Callable[[bool], None]) -> None:
+        """Call back at once, or with `fsync: always` after the next group commit, with whether all is on the disk: False when the disk
+        said that it failed. Needs a running event loop for that.
+        """
         if not self.always:
-            callback()
+            callback(True)
             return
         self._waiting.append(callback)
         if not self._syncing:
             self._start_group_commit()
 
     async def durable(self) -> None:
-        """Wait until what was appended is as safe as the policy asks."""
+        """Wait until what was appended is as safe as the policy asks; `JournalFullError` when the disk failed at it."""
         if self.always:
-            done = asyncio.get_running_loop().create_future()
-            self.when_durable(lambda: None if done.done() else done.set_result(None))
-            await done
+            done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            self.when_durable(lambda safe: None if done.done() else done.set_result(safe))
+            if not await done:
+                raise JournalFullError("the journal's disk failed to sync what was written; look at the disk")
 
     def _start_group_commit(self) -> None:
         self._syncing = True
         group, self._waiting = self._waiting, []
-        commit = asyncio.get_running_loop().run_in_executor(self._syncer, self._sync_now, self._file)
+        file = -1
+        if self._file >= 0:
+            try:
+                file = os.dup(self._file)  # a roll may close the segment meanwhile
+            except OSError:  # no descriptor left
+                self.fsync_errors += 1
+        commit = asyncio.get_running_loop().run_in_executor(self._syncer, self._sync_and_close, file)
         commit.add_done_callback(lambda _: self._committed(group))
 
-    def _committed(self, group: list[Callable[[], None]]) -> None:
+    def _committed(self, group: list[Callable[[bool], None]]) -> None:
         self._syncing = False
+        safe = self.fsync_errors == self._told_errors
+        self._told_errors = self.fsync_errors
         for callback in group:
-            callback()
+            callback(safe)
         if self._waiting and not self._syncing:
             self._start_group_commit()
+
+    def _sync_and_close(self, file: int) -> None:
+        """In the syncing thread; the descriptor is its own."""
+        if file >= 0:
+            self._sync_now(file)
+            os.close(file)
 
     def _sync_now(self, file: int) -> None:
         self._dirty = False
@@ -294,11 +316,11 @@ class Writer:
         while True:
             await asyncio.sleep(self._policy.fsync_interval_ms / 1000)
             if self._dirty and self._file >= 0:
-                file = os.dup(self._file)  # a roll may close the segment meanwhile
                 try:
-                    await loop.run_in_executor(self._syncer, self._sync_now, file)
-                finally:
-                    os.close(file)
+                    file = os.dup(self._file)  # a roll may close the segment meanwhile
+                except OSError:  # no descriptor left: still dirty, so tried again
+                    continue
+                await loop.run_in_executor(self._syncer, self._sync_and_close, file)
 
     # ---- reading and closing
 

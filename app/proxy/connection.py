@@ -78,6 +78,7 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_paused",
         "_reused",
+        "_trailing",
         "_unsent",
         "attempt",
         "closed",
@@ -100,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._fed = 0  # bytes of the head so far
         self._keep = True
         self._reused = False
+        self._trailing = 0  # bytes since the last of the body
         self._paused = False
         self._body_open = False
         self._ended = False  # the server said that it sends no more; over TLS by its closure alert
@@ -121,6 +123,7 @@ class Connection(asyncio.Protocol):
             return
         if attempt.first_byte_at == 0.0:
             attempt.first_byte_at = monotonic()
+        size = attempt.size
         if not attempt.head_complete:
             self._fed += len(data)
             if self._fed > self._limit and b"\r\n\r\n" not in data:
@@ -138,6 +141,12 @@ class Connection(asyncio.Protocol):
             self._keep = (
                 False  # a whole answer with something behind it: serve it, never use the connection again
             )
+        if attempt.head_complete and not self._finished:
+            # A trailer, or a chunk's extension, without end: the parser keeps it to itself.
+            self._trailing = self._trailing + len(data) if attempt.size == size else 0
+            if self._trailing > self._limit:
+                attempt.fail("cut")
+                return
         # Told only now, outside the parser: the owner may start the next attempt on this very connection.
         if self._finished:
             self._end(attempt)
@@ -286,7 +295,7 @@ class Connection(asyncio.Protocol):
         self.attempt = attempt
         attempt.connection = self
         self._reused = reused
-        self._fed = 0
+        self._fed = self._trailing = 0
         self._keep = True
         self._finished = False
         self._body_open = attempt.open_body

@@ -20,6 +20,7 @@ from app.proxy.request import Request, RequestHead
 from app.proxy.served import Served
 
 CLIENT_LEFT = 499
+MAX_REQUEST_ID = 200  # characters that are recorded: an outcome can name no longer one, and an index takes no much longer one
 ERRORS = {
     "timeout": "upstream_timeout",
     "unreachable": "upstream_unreachable",
@@ -181,7 +182,7 @@ class Exchange(Relay):
         else:
             parts = attempt.parts
             body = parts[0] if len(parts) == 1 else b"".join(parts)
-            out = answer_head(attempt, self.own, self.framing(attempt, whole=True), not self.keeps)
+            out = answer_head(attempt, self.own, self.framing(attempt, whole=True), self.ending)
             if not self.bodyless(attempt):
                 out += body
         self._settle(attempt, attempt.status, attempt.status >= 500, body, "complete", "")
@@ -200,7 +201,7 @@ class Exchange(Relay):
             self._let_go()
             self.attempt = None
             return
-        keep = self.keeps
+        keep = self.keeps and not self.request.http10
         status, out = problem(error, close=not keep, extra=self.own, head_only=self.request.method == b"HEAD")
         self._settle(attempt, status, True, b"", "error", error)
         self._reply(out, keep)
@@ -359,7 +360,7 @@ class Exchange(Relay):
                 flags.rollout_id,
                 self.forced is not None,
                 routing_key,
-                request.text(b"x-request-id") or None,
+                request.text(b"x-request-id")[:MAX_REQUEST_ID] or None,
                 request.method.decode("latin-1"),
                 target.decode("latin-1"),
                 request.text(b"content-type"),
@@ -399,7 +400,12 @@ class Exchange(Relay):
         attempt = self.attempt
         if attempt is not None:
             self.served.overhead.observe(max(0.0, monotonic() - self.created - self._taken_s(attempt)))
-        plane.reply(self.client, out, keep)
+        plane.reply(self, out, keep)
+
+    def refused(self) -> bytes:
+        self.plane.statistics.count("gateway_refused_total", "journal_full")
+        detail = "The journal's disk failed, and journal.on_full is refuse."
+        return problem("overloaded", detail, close=True, head_only=self.request.method == b"HEAD")[1]
 
     def _compare(self, attempt: Attempt) -> None:
         """After the answer: copies to shadows, and to production of a canary's request and of a few of its own."""

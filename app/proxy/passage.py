@@ -13,7 +13,12 @@ class Passage(Relay):
 
     __slots__ = ()
 
+    def _end(self) -> None:
+        self.ended = True
+        self.plane.passages -= 1
+
     def begin(self) -> None:
+        self.plane.passages += 1
         request = self.request
         open_body = not request.complete
         body = request.body()
@@ -44,26 +49,26 @@ class Passage(Relay):
                 out += b"0\r\n\r\n"
         else:
             out = answer_head(
-                attempt, b"Via: " + VIA + b"\r\n", self.framing(attempt, whole=True), not self.keeps
+                attempt, b"Via: " + VIA + b"\r\n", self.framing(attempt, whole=True), self.ending
             )
             if not self.bodyless(attempt):
                 out += b"".join(attempt.parts)
-        self.ended = True
+        self._end()
         if out:
             self.client.write(out)
         self.client.finished(keep=self.keeps)
 
     def failed(self, attempt: Attempt) -> None:
-        self.ended = True
+        self._end()
         if self.head_sent:
             self.client.finished(keep=False)
             return
-        keep = self.keeps
+        keep = self.keeps and not self.request.http10
         _, out = problem("control_unavailable", close=not keep, head_only=self.request.method == b"HEAD")
         self.client.write(out)
         self.client.finished(keep=keep)
 
     def client_gone(self) -> None:
         if not self.ended and self.attempt is not None:
-            self.ended = True
+            self._end()
             self.attempt.cancel()

@@ -56,8 +56,24 @@ def _alone(exchange: Any) -> Any:
     return None
 
 
-def _send(replies: list[tuple[Client, bytes, bool]]) -> None:
-    for client, out, keep in replies:
+class Replying(Protocol):
+    """Whose answer waits for its record."""
+
+    client: Client
+    head_sent: bool  # the answer has begun already
+
+    def refused(self) -> bytes:
+        """Instead of the answer: what was written down is not safe, and `journal.on_full` is refuse."""
+
+
+def _send(replies: list[tuple[Replying, bytes, bool]], refuse: bool, safe: bool) -> None:
+    for replying, out, keep in replies:
+        client = replying.client
+        if refuse and not safe:
+            if not replying.head_sent:
+                client.write(replying.refused())
+            client.finished(keep=False)
+            continue
         if out:
             client.write(out)
         client.finished(keep=keep)
@@ -83,6 +99,7 @@ class Plane:
         guard_listener: GuardListener,
         wall_ns: Callable[[], int],
         tracing: float = -1.0,
+        max_connections: int = 1 << 20,
     ) -> None:
         self.loop = loop
         self.server = server
@@ -95,13 +112,15 @@ class Plane:
         # app.proxy.shadow puts itself here.
         self.mirror: Callable[[Any, Any], None] = _no_mirror
         self.accompany: Callable[[Any], Any] = _alone  # asks production at the same time as the canary
-        self._replies: list[tuple[Client, bytes, bool]] = []
+        self._replies: list[tuple[Replying, bytes, bool]] = []
         self._copies: list[tuple[Any, Attempt]] = []
         self._flush_due = False
         self.departures = Departures(loop)
         self.ids = PredictionIds(os.urandom(32))
         self.wall_ns = wall_ns
         self.inflight = 0
+        self.passages = 0  # requests under way to the control process
+        self.max_connections = max_connections
         self.draining = False
         self.ready = False
         self.dependencies_down: list[str] = ["control"]
@@ -126,9 +145,9 @@ class Plane:
             self._flush_due = True
             self.loop.call_soon(self._flush)
 
-    def reply(self, client: Client, out: bytes, keep: bool) -> None:
+    def reply(self, replying: Replying, out: bytes, keep: bool) -> None:
         """Send the (last part of an) answer once its record is written: all answers of one turn share one write."""
-        self._replies.append((client, out, keep))
+        self._replies.append((replying, out, keep))
 
     def copy(self, exchange: Any, attempt: Attempt) -> None:
         """Mirror the request after its answer has left."""
@@ -140,9 +159,9 @@ class Plane:
         journal.flush()
         replies, self._replies = self._replies, []
         if journal.always:
-            journal.when_durable(partial(_send, replies))
+            journal.when_durable(partial(_send, replies, self.journal.refusing))
         else:
-            _send(replies)
+            _send(replies, False, True)
         if self._copies:
             copies, self._copies = self._copies, []
             for exchange, attempt in copies:

@@ -11,8 +11,8 @@ from app.proxy.plane import Client, Plane
 from app.proxy.request import Request
 
 
-def answer_head(attempt: Attempt, own: bytes, framing: bytes, close: bool) -> bytes:
-    """Status line, the model server's end-to-end fields, the gateway's own (`own`, lines with CRLF), framing, and the empty line."""
+def answer_head(attempt: Attempt, own: bytes, framing: bytes, ending: bytes) -> bytes:
+    """Status line, the model server's end-to-end fields, the gateway's own (`own`, lines with CRLF), framing, and the end of the head."""
     lines = [status_line(attempt.status)]
     connection = attempt.named.get(b"connection")
     dropped = listed(connection) if connection is not None and connection.lower() not in PLAIN else ()
@@ -20,7 +20,7 @@ def answer_head(attempt: Attempt, own: bytes, framing: bytes, close: bool) -> by
         lower = name.lower()
         if lower not in RESPONSE_OWN and lower not in dropped:
             lines += (name, b": ", value, b"\r\n")
-    lines += (own, framing, b"Connection: close\r\n\r\n" if close else b"\r\n")
+    lines += (own, framing, ending)
     return b"".join(lines)
 
 
@@ -119,6 +119,13 @@ class Relay:
         request = self.request
         return request.keep_alive and request.complete and not self.plane.draining
 
+    @property
+    def ending(self) -> bytes:
+        """The end of an answer's head: what becomes of the connection (RFC 9112 section 9.3; a client of HTTP/1.0 must be told)."""
+        if not self.keeps:
+            return b"Connection: close\r\n\r\n"
+        return b"Connection: keep-alive\r\n\r\n" if self.request.http10 else b"\r\n"
+
     def bodyless(self, attempt: Attempt) -> bool:
         return attempt.status in (204, 304) or self.request.method == b"HEAD"
 
@@ -147,7 +154,7 @@ class Relay:
         if not self.head_sent:
             self.head_sent = True
             framing = self.framing(attempt, whole=False)
-            out = answer_head(attempt, own, framing, not self.keeps)
+            out = answer_head(attempt, own, framing, self.ending)
         if data:
             if self.first_data_at == 0.0:
                 self.first_data_at = monotonic()

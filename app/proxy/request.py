@@ -13,6 +13,7 @@ from app.proxy.fields import PLAIN, REQUEST_OWN, VIA, carry_on, listed, own_span
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _UNRESERVED = re.compile(rb"%(?:2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aAeE])")
 _DOTS = (b".", b"..")
+_SLASH = re.compile(rb"%2[fF]")
 JOINED = frozenset((b"x-forwarded-for", b"connection", b"via", b"transfer-encoding"))
 
 
@@ -34,8 +35,10 @@ def canonical_path(path: bytes) -> bytes:
         path = _UNRESERVED.sub(lambda found: unquote_to_bytes(found[0]), path)
         if b"%00" in path or b"%0a" in path.lower() or b"%0d" in path.lower():
             raise BadRequestError("bad_request", "The path contains an encoded control character.")
+    # A server that decodes %2F would see the dot segments behind it.
+    slashed = _SLASH.sub(b"/", path) if b"%2" in path else path
     if (
-        (b"/." in path and any(segment in _DOTS for segment in path.split(b"/")))
+        (b"/." in slashed and any(segment in _DOTS for segment in slashed.split(b"/")))
         or b"\\" in path
         or b"%5c" in path.lower()
     ):
@@ -75,6 +78,12 @@ def _absolute(target: bytes) -> tuple[bytes, bytes]:
     return (path if path.startswith(b"/") else b"/" + path), rest[:cut]
 
 
+def _shadows_own(lower: bytes) -> bool:
+    """Whether a server that takes `_` for `-` in names (CGI, WSGI) would read this field as one that is not the client's to set."""
+    name = lower.replace(b"_", b"-")
+    return name in REQUEST_OWN or name.startswith(b"x-forwarded-") or name == b"x-real-ip"
+
+
 class Request:
     """Filled by the server protocol, header by header; `finish_head` makes sense of it."""
 
@@ -83,6 +92,7 @@ class Request:
         "at_ns",
         "complete",
         "continue_expected",
+        "forwarded",
         "head_size",
         "host",
         "hosts",
@@ -110,6 +120,7 @@ class Request:
         self.hosts = 0
         self.named: dict[bytes, bytes] = {}
         self.tail: list[bytes] = []
+        self.forwarded: list[bytes] = []  # further X-Forwarded-* lines, for peers that are believed
         self.parts: list[bytes] = []
         self.size = 0
         self.retained = True  # all of the body is in `parts`
@@ -127,7 +138,10 @@ class Request:
         """The next field of the head."""
         lower = name.lower()
         if lower not in REQUEST_OWN:
-            self.tail += (name, b": ", value, b"\r\n")
+            if lower.startswith(b"x-") and (lower.startswith(b"x-forwarded-") or lower == b"x-real-ip"):
+                self.forwarded += (name, b": ", value, b"\r\n")
+            elif b"_" not in lower or not _shadows_own(lower):
+                self.tail += (name, b": ", value, b"\r\n")
         elif lower == b"host":
             self.hosts += 1
         elif lower in self.named and lower in JOINED:
@@ -232,6 +246,7 @@ class RequestHead:
         self._lines = b"".join(
             (
                 *lines,
+                *(request.forwarded if trusted else ()),
                 b"X-Forwarded-For: ",
                 forwarded + b", " + peer if forwarded else peer,
                 b"\r\nX-Forwarded-Host: ",

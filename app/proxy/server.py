@@ -26,6 +26,10 @@ SLOWEST = 4096.0  # bytes a second below which a body is a slow attack and not a
 HIGH_WATER = 262_144
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 NEVER = math.inf
+MAX_PASSAGES = (
+    256  # requests for the control process at once; each holds two descriptors for as long as it is silent
+)
+PROBES = frozenset((b"/healthz", b"/readyz"))  # answered on every port
 
 
 # Parser and connection name each other: a lost connection lets go of its own, so that it is freed now and not when the collector comes.
@@ -36,14 +40,18 @@ class ServerProtocol(asyncio.Protocol):
     """One connection. Is its own parser callback object for httptools."""
 
     __slots__ = (
+        "_admin",
         "_broken",
         "_closing",
         "_connections",
         "_exchange",
+        "_moved_on",
         "_parser",
         "_paused",
         "_queue",
         "_reading",
+        "_resuming",
+        "_stalled",
         "_unfinished",
         "_upgraded",
         "deadline",
@@ -54,7 +62,8 @@ class ServerProtocol(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, plane: Plane, connections: set[ServerProtocol]) -> None:
+    def __init__(self, plane: Plane, connections: set[ServerProtocol], *, admin: bool = False) -> None:
+        self._admin = admin  # on `server.admin_port`: the API, and no model
         self.plane = plane
         self.peer = ""
         self.deadline = NEVER
@@ -70,12 +79,22 @@ class ServerProtocol(asyncio.Protocol):
         self._paused = False
         self._closing = False
         self._upgraded = False
+        self._resuming = False  # the parser is being told what it knew before an upgrade that is not taken
+        self._stalled = False  # the client does not take what it was sent
+        self._moved_on = (
+            False  # there was a body, or the end of a request, in the bytes that are being parsed
+        )
 
     # ---- asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # a stream transport by construction
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
+        if len(self._connections) >= self.plane.max_connections:  # others need descriptors too
+            self.plane.statistics.count("gateway_refused_total", "connections")
+            self._closing = True
+            self.transport.abort()
+            return
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else "unix"
         self._connections.add(self)
@@ -84,12 +103,11 @@ class ServerProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._broken is not None or self._closing or self._upgraded:
             return
+        self._moved_on = False
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._upgraded = (
-                True  # not spoken here: the request itself is answered, then the connection closes
-            )
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade_not_taken(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._break(
@@ -99,12 +117,29 @@ class ServerProtocol(asyncio.Protocol):
             )
         else:
             reading = self._reading
-            if (
-                reading is not None and not reading.method
-            ):  # the parser keeps an unfinished field to itself: count what it was fed
-                self._unfinished += len(data)
+            if reading is not None:
+                # The parser keeps an unfinished field, also of a trailer, to itself: count what it was fed.
+                self._unfinished = 0 if self._moved_on else self._unfinished + len(data)
                 if self._unfinished > self.plane.server.max_header_bytes:
                     self._break(BadRequestError("headers_too_large"))
+
+    def _upgrade_not_taken(self, rest: bytes) -> None:
+        """The request is answered as if it had not asked for another protocol (RFC 9110 section 7.8), then the connection closes.
+        The parser takes nothing behind the head for a body: a fresh one, told of the framing, does.
+        """
+        reading = self._reading
+        if reading is None:
+            self._upgraded = True
+            return
+        framing = (
+            b"Transfer-Encoding: chunked" if reading.length < 0 else b"Content-Length: %d" % reading.length
+        )
+        self._parser = httptools.HttpRequestParser(self)
+        self._resuming = True
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+        self._resuming = False
+        if rest:
+            self.data_received(rest)
 
     def eof_received(self) -> bool:
         return False
@@ -120,18 +155,26 @@ class ServerProtocol(asyncio.Protocol):
             exchange.client_gone()
 
     def pause_writing(self) -> None:
+        self._stalled = True
         self.deadline = self.plane.loop.time() + self.plane.server.receive_timeout_s
         if self._exchange is not None:
             self._exchange.client_stalled()
 
     def resume_writing(self) -> None:
+        self._stalled = False
+        if self._closing:
+            return  # the deadline to take the rest of the answer holds
         self.deadline = NEVER if self._exchange is not None else self.plane.loop.time() + KEEP_ALIVE_S
         if self._exchange is not None:
             self._exchange.client_drained()
+        else:
+            self._go_on()
 
     # ---- httptools
 
     def on_message_begin(self) -> None:
+        if self._resuming:
+            return
         plane = self.plane
         now = plane.loop.time()
         self._reading = Request(now, plane.wall_ns(), plane.scheme)
@@ -140,6 +183,8 @@ class ServerProtocol(asyncio.Protocol):
             self.deadline = now + plane.server.receive_timeout_s
 
     def on_url(self, url: bytes) -> None:
+        if self._resuming:
+            return
         request = self._reading
         assert request is not None
         request.target += url
@@ -158,6 +203,8 @@ class ServerProtocol(asyncio.Protocol):
         request.add(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._resuming:
+            return
         request = self._reading
         assert request is not None
         parser = self._parser
@@ -174,19 +221,27 @@ class ServerProtocol(asyncio.Protocol):
         request = self._reading
         assert request is not None
         plane = self.plane
-        request.take(data, plane.server.replay_bytes)
+        self._moved_on = True
+        exchange = self._exchange
+        started = exchange is not None and exchange.request is request
+        # Of a request that is not on its way yet nothing may be let go.
+        request.take(data, plane.server.replay_bytes if started else plane.server.max_body_bytes)
         if request.size > plane.server.max_body_bytes:
             raise BadRequestError("payload_too_large")
-        exchange = self._exchange
-        if exchange is not None and exchange.request is request:
-            exchange.body_part(data)
+        if started:
+            exchange.body_part(data)  # type: ignore[union-attr]
+        elif request.size > BUFFERED:  # pipelined: the rest of it waits for its turn
+            self._pause()
         if self.deadline != NEVER:
             self.deadline = request.at + plane.server.receive_timeout_s + request.size / SLOWEST
 
     def on_message_complete(self) -> None:
         request = self._reading
         assert request is not None
+        if request.length != 0 and request.size == 0 and self._parser.should_upgrade():
+            return  # its body is still to come: `_upgrade_not_taken`
         self._reading = None
+        self._moved_on = True
         request.complete = True
         exchange = self._exchange
         if exchange is not None:
@@ -212,14 +267,16 @@ class ServerProtocol(asyncio.Protocol):
         plane = self.plane
         if request.complete:
             self.deadline = NEVER
-        if not plane.reserved(request) or plane.server.admin_port is not None:
+        reserved = plane.reserved(request)
+        apart = plane.server.admin_port is not None
+        if not self._admin and (apart or not reserved):
             served = plane.route(request)
             if served is not None:
                 self._start_exchange(request, served)
                 return
-            if plane.server.admin_port is None or not plane.reserved(request):
-                self._refuse(request, "no_route")
-                return
+        if not reserved or (apart and not self._admin and request.path not in PROBES):
+            self._refuse(request, "no_route")
+            return
         self._start_own(request)
 
     def _start_exchange(self, request: Request, served: Served) -> None:
@@ -260,13 +317,16 @@ class ServerProtocol(asyncio.Protocol):
             if ready and plane.dependencies_down:
                 body["status"] = "degraded"
             self._answer(request, 200 if ready else 503, body)
+        elif plane.passages >= MAX_PASSAGES:
+            self._refuse(request, "control_unavailable")
         else:
             passage = self._exchange = Passage(plane, self, request)
             passage.begin()
 
     def _answer(self, request: Request, status: int, body: dict[str, object]) -> None:
         data = json.dumps(body).encode()
-        close = b"" if request.keep_alive and request.complete else b"Connection: close\r\n"
+        keep = request.keep_alive and request.complete and not request.http10
+        close = b"" if keep else b"Connection: close\r\n"
         head = (
             b"%bContent-Type: application/json\r\nCache-Control: no-store\r\nContent-Length: %d\r\n%b\r\n"
             % (
@@ -279,7 +339,7 @@ class ServerProtocol(asyncio.Protocol):
         self._done(keep=not close)
 
     def _refuse(self, request: Request, error: str, detail: str = "") -> None:
-        keep = request.keep_alive and request.complete and not self.plane.draining
+        keep = request.keep_alive and request.complete and not request.http10 and not self.plane.draining
         _, out = problem(error, detail, close=not keep, head_only=request.method == b"HEAD")
         self.write(out)
         self._done(keep=keep)
@@ -342,7 +402,14 @@ class ServerProtocol(asyncio.Protocol):
             return
         if not keep or self._upgraded:
             self._close()
-        elif self._queue:
+        elif self._stalled:  # what was sent is not taken: nothing more is made before it is
+            self.deadline = self.plane.loop.time() + self.plane.server.receive_timeout_s
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """The next request, or none."""
+        if self._queue:
             self.plane.loop.call_soon(
                 self._next
             )  # not from here: a thousand pipelined requests are not a thousand frames
@@ -357,8 +424,11 @@ class ServerProtocol(asyncio.Protocol):
                 self.deadline = now + KEEP_ALIVE_S
             else:  # the next request's head or body is arriving
                 self.deadline = now + self.plane.server.receive_timeout_s
-                if reading.method and (reading.length < 0 or reading.length > BUFFERED):
-                    self._start(reading)
+                if reading.method:
+                    if reading.continue_expected and reading.size == 0:
+                        self._continue(reading)
+                    if reading.length < 0 or reading.length > BUFFERED:
+                        self._start(reading)
 
     def _next(self) -> None:
         if self._queue and self._exchange is None and not self._closing:

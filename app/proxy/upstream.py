@@ -10,6 +10,7 @@ import contextlib
 import random
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from time import monotonic
 
@@ -33,6 +34,7 @@ class Endpoint:
     __slots__ = (
         "_connections",
         "_idle",
+        "_lookup",
         "_tasks",
         "address",
         "down_until",
@@ -52,6 +54,7 @@ class Endpoint:
         self._idle: list[Connection] = []
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._lookup: asyncio.Future[list[str]] | None = None  # one at a time, however many wait for it
 
     def start(self, attempt: Attempt, now: float) -> None:
         attempt.endpoint = self
@@ -80,7 +83,11 @@ class Endpoint:
                     await loop.create_unix_connection(lambda: connection, address.unix)
                 else:
                     await self._connect_to(connection)
-        except (OSError, TimeoutError, ssl.SSLError):
+        except (
+            OSError,
+            TimeoutError,
+            UnicodeError,
+        ):  # SSLError is an OSError; a name may be none that DNS can have
             self.down_until = max(self.down_until, loop.time() + REFUSED_S)
             if not attempt.done:
                 self._elsewhere(attempt)
@@ -130,10 +137,9 @@ class Endpoint:
         """
         if self.address.literal:
             return [self.address.host]
-        found = await self.upstream.loop.getaddrinfo(
-            self.address.host, self.address.port, type=socket.SOCK_STREAM
-        )
-        return list(dict.fromkeys(str(at[0]) for *_, at in found))
+        if self._lookup is None or self._lookup.done():
+            self._lookup = _looked_up(self.upstream.loop, self.address.host, self.address.port)
+        return await asyncio.shield(self._lookup)
 
     def _elsewhere(self, attempt: Attempt) -> None:
         """Not a byte was sent: another URL of the version may be tried, once."""
@@ -173,6 +179,44 @@ class Endpoint:
     @property
     def open_connections(self) -> int:
         return len(self._connections)
+
+
+def _looked_up(loop: asyncio.AbstractEventLoop, host: str, port: int) -> asyncio.Future[list[str]]:
+    """The addresses of a name, asked for in a thread of its own.
+
+    The loop's resolver shares a few threads among all names: look-ups that hang (a shadow's) would hold up every other (production's),
+    and they hang on when nobody waits for them any more. A thread that hangs here keeps no process from ending.
+    """
+    found: asyncio.Future[list[str]] = loop.create_future()
+    found.add_done_callback(_seen)
+
+    def tell(addresses: list[str], error: OSError | UnicodeError | None) -> None:
+        if found.done():
+            return
+        if error is None:
+            found.set_result(addresses)
+        else:
+            found.set_exception(error)
+
+    def ask() -> None:
+        addresses: list[str] = []
+        error: OSError | UnicodeError | None = None
+        try:
+            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = list(dict.fromkeys(str(at[0]) for *_, at in answers))
+        except (OSError, UnicodeError) as failure:  # UnicodeError: a name that DNS cannot have
+            error = failure
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, addresses, error)
+
+    threading.Thread(target=ask, name=f"resolver {host}", daemon=True).start()
+    return found
+
+
+def _seen(done: asyncio.Future[list[str]]) -> None:
+    """An error is no complaint when nobody waits for it any more."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _nobody_told(place: int, reason: str) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,7 @@ class Worker:
             guard_listener=link,
             wall_ns=time.time_ns,
             tracing=spec.tracing,
+            max_connections=_connections_at_most(),
         )
         link.plane, link.shadows = plane, Shadows(plane)
         plane.apply(*last_known(spec.last_known, spec.models))
@@ -127,13 +130,16 @@ class Worker:
                 "ssl_handshake_timeout": server.receive_timeout_s,
                 "ssl_shutdown_timeout": server.receive_timeout_s,
             }
-        for descriptor in (self.spec.listen, self.spec.listen_admin):
+        for descriptor, admin in ((self.spec.listen, False), (self.spec.listen_admin, True)):
             if descriptor is not None:
                 listener = socket.socket(fileno=descriptor)
                 listener.setblocking(False)
                 self._servers.append(
                     await loop.create_server(
-                        lambda: ServerProtocol(plane, self.connections), sock=listener, backlog=BACKLOG, **tls
+                        partial(ServerProtocol, plane, self.connections, admin=admin),
+                        sock=listener,
+                        backlog=BACKLOG,
+                        **tls,
                     )
                 )
 
@@ -185,6 +191,16 @@ class Worker:
 
         os.set_blocking(0, False)
         loop.add_reader(0, closed)
+
+
+def _connections_at_most() -> int:
+    """Half of the descriptors that this process may have: as many are left for model servers, the journal and the control process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:  # the customary soft limit of 1,024 is there for programs that use select
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return 1 << 20 if soft == resource.RLIM_INFINITY else max(64, soft // 2)
 
 
 def main(spec: WorkerSpec) -> None:

@@ -155,7 +155,7 @@ async def test_fsync_always_answers_a_group_after_one_fsync(tmp_path: Path) -> N
     answered: list[int] = []
     for number in range(100):
         writer.append(outcome(number), "outcome")
-        writer.when_durable(lambda number=number: answered.append(number))  # type: ignore[misc]
+        writer.when_durable(lambda safe, number=number: answered.append(number) if safe else None)  # type: ignore[misc]
     assert answered == []
     await writer.durable()
     assert answered == list(range(100))
@@ -163,14 +163,15 @@ async def test_fsync_always_answers_a_group_after_one_fsync(tmp_path: Path) -> N
     writer.close()
 
 
-async def test_an_fsync_that_fails_is_counted_and_nobody_waits_for_ever(tmp_path: Path) -> None:
+async def test_an_fsync_that_fails_is_counted_and_told_and_nobody_waits_for_ever(tmp_path: Path) -> None:
     def failing_fsync(file: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     writer = Writer(JournalPolicy(str(tmp_path), fsync="always"), "w0", fsync=failing_fsync)
     writer.append(outcome(1), "outcome")
     async with asyncio.timeout(5):
-        await writer.durable()
+        with pytest.raises(JournalFullError):
+            await writer.durable()
     assert writer.fsync_errors == 1
     assert writer.append(outcome(2), "outcome")
     assert len(Journal(tmp_path).segments()) == 2  # what follows is not mixed with what may be gone
@@ -188,7 +189,8 @@ async def test_with_refuse_a_failing_fsync_refuses_until_the_disk_is_tried_again
     writer = Writer(JournalPolicy(str(tmp_path), fsync="always", on_full="refuse"), "w0", fsync=fsync)
     assert not writer.refuses
     writer.append(outcome(1), "outcome")
-    await writer.durable()
+    with pytest.raises(JournalFullError):
+        await writer.durable()
     assert writer.refuses
     failing[0] = False
     async with asyncio.timeout(5):

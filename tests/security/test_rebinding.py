@@ -9,6 +9,7 @@ import asyncio
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,16 +42,16 @@ async def test_the_address_that_is_checked_is_the_one_connected_to(
     status: int,
 ) -> None:
     loop = asyncio.get_running_loop()
-    real = loop.getaddrinfo
+    real = socket.getaddrinfo
     asked: list[str] = []
 
-    async def resolver(host: str, port: int, **more: int) -> list[tuple[object, ...]]:
+    def resolver(host: str, port: int, **more: int) -> list[Any]:
         if host != "model.internal":
-            return list(await real(host, port, **more))
+            return list(real(host, port, **more))
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
-    monkeypatch.setattr(loop, "getaddrinfo", resolver)
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
     before = upstream.count()
     version = Upstream(
         loop, (f"http://model.internal:{upstream.port}/ok",), timeout_s=5.0, connect_timeout_s=5.0

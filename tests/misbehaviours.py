@@ -438,6 +438,13 @@ async def trailers(connection: Connection, request: Received) -> None:
 
 
 @behaviour
+async def endless_trailer(connection: Connection, request: Received) -> None:
+    await connection.send(_CHUNKED_HEAD + b"%x\r\n%b\r\n0\r\nX-T: " % (len(ANSWER), ANSWER))
+    while True:
+        await connection.send(b"a" * CHUNK)
+
+
+@behaviour
 async def body_on_204(connection: Connection, request: Received) -> None:
     await connection.send(raw("HTTP/1.1 204 No Content", f"Content-Length: {len(ANSWER)}"))
 

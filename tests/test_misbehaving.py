@@ -10,7 +10,7 @@ import pytest
 from tests.misbehaving import ANSWER, AT_ACCEPT, BEHAVIOURS, MisbehavingUpstream
 
 HANGING = {"hang", "hang_in_head", "hang_in_body"}
-ENDLESS = HANGING | {"interim_for_ever", "endless_header", "endless_body", "long_body"}
+ENDLESS = HANGING | {"interim_for_ever", "endless_header", "endless_body", "endless_trailer", "long_body"}
 
 
 def exchange(upstream: MisbehavingUpstream, path: str, limit: int = 1 << 22, timeout_s: float = 1.0) -> bytes:

@@ -52,6 +52,7 @@ class RunningWorker:
     journal_directory: Path
     runtime: Path
     tls: ssl.SSLContext | None = None  # the client's side, when the worker speaks TLS
+    admin_port: int | None = None
 
     @property
     def url(self) -> str:
@@ -132,25 +133,30 @@ def running_worker(
     directory: Path | None = None,
     before: tuple[str, ...] = (),
     tls: ssl.SSLContext | None = None,
+    admin: bool = False,
 ) -> Iterator[RunningWorker]:
     """Start it, wait until it takes traffic, and end it with the block. `before` is a command that runs its arguments;
-    `tls` is what a client needs when `server.tls` is set.
+    `tls` is what a client needs when `server.tls` is set. `admin`: with an admin port of its own.
     """
     with contextlib.ExitStack() as stack:
         base = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mgw")))
         (base / "flags.json").write_bytes(msgspec.json.encode({"flags": flags or []}))
         listener = bind("127.0.0.1", 0, 1)[0]
-        stack.callback(listener.close)
         port = listener.getsockname()[1]
-        os.set_inheritable(listener.fileno(), True)
+        admin_listener = bind("127.0.0.1", 0, 1)[0] if admin else None
+        listeners = [one for one in (listener, admin_listener) if one is not None]
+        for one in listeners:
+            stack.callback(one.close)
+            os.set_inheritable(one.fileno(), True)
+        admin_port = admin_listener.getsockname()[1] if admin_listener is not None else None
         specification = WorkerSpec(
             slot="w0",
-            server=replace(server or ServerPolicy(), port=port),
+            server=replace(server or ServerPolicy(), port=port, admin_port=admin_port),
             journal=replace(journal or JournalPolicy(""), directory=str(base / "journal")),
             auth=auth or AuthPolicy(),
             models=tuple(models),
             listen=listener.fileno(),
-            listen_admin=None,
+            listen_admin=admin_listener.fileno() if admin_listener is not None else None,
             api_socket=str(base / "api.sock"),
             link_socket=str(base / "link.sock"),
             privacy_secret=b"test",
@@ -159,13 +165,13 @@ def running_worker(
         process = subprocess.Popen(
             [*before, sys.executable, "-P", "-m", "app.main", "worker", "w0"],
             stdin=subprocess.PIPE,
-            pass_fds=(listener.fileno(),),
+            pass_fds=tuple(one.fileno() for one in listeners),
             env={**os.environ, "PYTHONPATH": str(TREE)},
         )
         assert process.stdin is not None
         stack.callback(_end, process)
         send_specification(process.stdin, specification)
-        worker = RunningWorker(port, process, base / "journal", base, tls)
+        worker = RunningWorker(port, process, base / "journal", base, tls, admin_port)
         eventually(
             lambda: (
                 b" 200 " in worker.raw(b"GET /readyz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")[:20]

@@ -50,7 +50,6 @@ class Exchange(Relay):
     """A request for a model."""
 
     __slots__ = (
-        "accompanied",
         "assignment",
         "counts",
         "created",
@@ -81,7 +80,6 @@ class Exchange(Relay):
         self.failure: Attempt | None = None  # the canary's, while production is tried and after
         self.judged = False  # that failure was counted, together with what production made of the request
         self.twin: ConcurrentControl | None = None  # while it is undecided whose answer the client gets
-        self.accompanied = False  # there is, or was, one
         self.left = False  # the client did not wait for its answer
         flags = served.flags
         # Recorded whether or not it decides anything: what is kept about a key can be found by it.
@@ -125,7 +123,6 @@ class Exchange(Relay):
         self._send(self.version, self.role)
         if self.served.concurrent and self.counts and self._repeatable and self.role != "fallback":
             self.twin = self.plane.accompany(self)
-            self.accompanied = self.twin is not None
 
     @property
     def _repeatable(self) -> bool:
@@ -417,7 +414,7 @@ class Exchange(Relay):
             served.shadow_versions
             or self.failure is not None
             or (
-                not self.accompanied
+                not served.concurrent  # two ways of asking are two order effects: they are not mixed
                 and (self.role == "canary" or (served.noise > 0.0 and self.place < served.noise))
             )
         ):

@@ -7,8 +7,11 @@ bare LF, no folded lines (httptools refuses those). Pipelined requests are answe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
+import socket
+import struct
 from collections import deque
 
 import httptools
@@ -26,9 +29,8 @@ SLOWEST = 4096.0  # bytes a second below which a body is a slow attack and not a
 HIGH_WATER = 262_144
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 NEVER = math.inf
-MAX_PASSAGES = (
-    256  # requests for the control process at once; each holds two descriptors for as long as it is silent
-)
+MAX_PASSAGES = 256  # requests for the control process at once; each holds two descriptors while it is silent
+NO_LINGER = struct.pack("ii", 1, 0)
 PROBES = frozenset((b"/healthz", b"/readyz"))  # answered on every port
 
 
@@ -447,12 +449,24 @@ class ServerProtocol(asyncio.Protocol):
         """The deadline has passed: of an idle connection, of a request that does not arrive, or of an answer that is not taken."""
         self.deadline = NEVER
         exchange = self._exchange
-        if self._closing or (exchange is not None and (exchange.head_sent or exchange.request.complete)):
-            self.transport.abort()
+        if (
+            self._closing
+            or self._stalled
+            or (exchange is not None and (exchange.head_sent or exchange.request.complete))
+        ):
+            self._reset()
         elif self._reading is not None:
             self._break(BadRequestError("timeout"))
         else:
             self._close()
+
+    def _reset(self) -> None:
+        """Closed without waiting for anything: the kernel, too, lets go of what the client has not taken."""
+        peer = self.transport.get_extra_info("socket")
+        if peer is not None:
+            with contextlib.suppress(OSError):
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+        self.transport.abort()
 
     def drain(self) -> None:
         """Shutting down: busy connections close after their answer, idle ones a moment later.

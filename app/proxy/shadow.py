@@ -272,7 +272,7 @@ class Shadows:
                     self._start(exchange, version, "shadow", first if exchange.counts else None, largest)
         if exchange.failure is not None:
             self._production_tried(exchange, attempt, largest)
-        elif exchange.accompanied or not exchange.counts:
+        elif served.concurrent or not exchange.counts:
             return
         elif exchange.role == "canary":
             if served.within_control_budget(place):

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 from app.domain.policy import JournalPolicy
 from app.errors import JournalFullError
-from app.journal.format import ENTRY, MAGIC
+from app.journal.format import ENTRY, MAGIC, entry
 from app.journal.reader import Entry, Journal, SegmentInfo
 from app.journal.records import OutcomeRecord, decode
 from app.journal.writer import Writer
@@ -203,6 +204,7 @@ async def test_with_refuse_a_failing_fsync_refuses_until_the_disk_is_tried_again
 def test_a_killed_writer_loses_nothing_it_appended(tmp_path: Path) -> None:
     script = f"""
 import sys
+import threading
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from app.domain.policy import JournalPolicy
 from app.journal.writer import Writer
@@ -291,4 +293,48 @@ async def test_syncing_leaves_no_file_open(tmp_path: Path) -> None:
     syncing.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await syncing
+    writer.close()
+
+
+def test_a_damaged_stretch_in_the_middle_ends_its_segment_and_no_other(tmp_path: Path) -> None:
+    """A power cut may leave blocks of zeros. Nothing behind them in the segment can be found; what follows in the next one can."""
+    for first in (0, 100):
+        writer = Writer(JournalPolicy(str(tmp_path)), "w0")
+        for number in range(first, first + 100):
+            writer.append(outcome(number), "outcome")
+        writer.close()
+    damaged, whole = Journal(tmp_path).segments()
+    with damaged.path.open("r+b") as file:
+        file.seek(0, os.SEEK_END)
+        file.write(bytes(2_000_000))
+        file.write(entry(b"nobody finds this"))
+    journal = Journal(tmp_path)
+    for segment, torn in ((damaged, 1), (whole, 0)):
+        found, offset, skipped = 0, 0, 0
+        for _ in range(1_000):  # an end must come, whatever is read at once
+            result = journal.read(segment, offset, 4_096)
+            found, offset, skipped = found + len(result.entries), result.next_offset, skipped + result.torn
+            if result.at_end:
+                break
+        assert (result.at_end, found, skipped) == (True, 100, torn)
+
+
+async def test_a_segment_that_was_full_is_synced_before_what_follows_is_called_durable(
+    tmp_path: Path,
+) -> None:
+    """And not from the event loop, which a slow disk would hold up."""
+    synced: list[tuple[int, str]] = []
+
+    def fsync(file: int) -> None:
+        synced.append((os.fstat(file).st_ino, threading.current_thread().name))
+
+    policy = JournalPolicy(str(tmp_path), fsync="always", segment_bytes=4_096)
+    writer = Writer(policy, "w0", fsync=fsync)
+    for number in range(1_000):
+        writer.append(outcome(number), "outcome")
+    await writer.durable()
+    segments = Journal(tmp_path).segments()
+    assert len(segments) > 3
+    assert {inode for inode, _ in synced} == {segment.path.stat().st_ino for segment in segments}
+    assert all(thread.startswith("journal-fsync") for _, thread in synced)
     writer.close()

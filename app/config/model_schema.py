@@ -105,7 +105,8 @@ class ControlSection(Section):
     max_share: Share = Field(default=0.1, description="Most of production's load that this may add.")
     mode: Literal["after", "concurrent"] = Field(
         default="after",
-        description="After the canary's answer, or together with the request (makes a fallback instant).",
+        description="Production is asked after the canary has answered, or at the same time: then its answer is at hand should the "
+        "canary fail, and it is asked once.",
     )
 
 

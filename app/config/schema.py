@@ -50,7 +50,8 @@ class Server(Section):
     )
     admin_port: Port | None = Field(
         default=None,
-        description="A port of its own for the API and dashboard; then `port` serves model traffic only.",
+        description="A port of its own for API, feedback, metrics and dashboard; then `port` serves model traffic and the probes only. "
+        "The command line is told of it with `--url` or `GATEWAY_URL`.",
     )
     workers: int = Field(default=1, ge=1, le=256, description="Proxy processes, about one a core.")
     max_body_bytes: int = Field(

@@ -241,10 +241,12 @@ class FlagsService:
         current = self.current(model)
         try:
             wanted = self._patched(current, patch)
-        except InvalidError:  # perhaps it names a version that was just registered on another host
+        except InvalidError:  # perhaps it needs a version or a candidate that another host has just made known
             with contextlib.suppress(UnavailableError):
-                await self._registry.load()
+                await self.reconcile()
             current = self.current(model)
+            if expected_revision is not None and expected_revision != current.revision:
+                raise await self._refusal(audit, expected_revision, current, replace(current, **patch)) from None
             wanted = self._patched(current, patch)
         if wanted == current:  # unless another host has just changed it
             with contextlib.suppress(UnavailableError):
@@ -260,13 +262,17 @@ class FlagsService:
         return await self._change_durably(model, patch, expected_revision, audit)
 
     def _patched(self, current: Flags, patch: Mapping[str, Any]) -> Flags:
+        found: list[str] = []
         wanted = replace(current, **patch)
         if wanted.candidate is None:
+            # To enable the canary alone sends nobody anywhere; a share for nobody must not vanish in silence.
+            if patch.get("canary_percent", 0.0) > 0.0:
+                found.append("canary_percent: there is no candidate; name one")
             wanted = replace(wanted, canary_percent=0.0, canary_enabled=False)
         elif wanted.candidate != current.candidate and "salt" not in patch:
             # A new trial: not the same users first again.
             wanted = replace(wanted, salt=f"{wanted.model}/{wanted.candidate}/{current.revision + 1}")
-        if found := self._faults(wanted):
+        if found := [*found, *self._faults(wanted)]:
             raise InvalidError("; ".join(found))
         return wanted
 
@@ -277,9 +283,9 @@ class FlagsService:
             await self._flush()
             for _ in range(_ATTEMPTS):
                 current = self._current[model]
-                wanted = self._patched(current, patch)
                 if expected_revision is not None and expected_revision != current.revision:
-                    raise await self._refusal(audit, expected_revision, current, wanted)
+                    raise await self._refusal(audit, expected_revision, current, replace(current, **patch))
+                wanted = self._patched(current, patch)
                 if wanted == current:
                     return current
                 try:

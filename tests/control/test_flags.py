@@ -51,6 +51,37 @@ async def test_everything_wrong_with_a_change_is_named_at_once(tmp_path: Path) -
             await parts.flags.change("nobody", {}, **WHO)
 
 
+async def test_a_canary_share_without_a_candidate_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts:
+        for patch in ({"canary_percent": 50.0, "canary_enabled": True}, {**CANARY, "candidate": None}):
+            with pytest.raises(InvalidError, match="canary_percent: there is no candidate; name one"):
+                await parts.flags.change("credit", patch, **WHO)
+        assert parts.flags.current("credit").revision == 0
+        # Nothing is asked for that could get lost: as before.
+        for patch in ({"canary_enabled": True}, {"canary_percent": 0.0}):
+            assert (await parts.flags.change("credit", patch, **WHO)).revision == 0
+
+
+async def test_a_candidate_that_another_host_has_just_named_can_be_given_a_share(tmp_path: Path) -> None:
+    async with control(tmp_path / "a") as here, control(tmp_path / "b", store=here.store) as other:
+        await other.flags.change("credit", {"candidate": "v3"}, **WHO)
+        changed = await here.flags.change("credit", {"canary_percent": 20.0}, **WHO)
+        assert (changed.candidate, changed.canary_percent, changed.revision) == ("v3", 20.0, 2)
+
+
+async def test_a_share_for_a_candidate_that_was_taken_out_meanwhile_is_too_late_or_refused(
+    tmp_path: Path,
+) -> None:
+    async with control(tmp_path / "a") as here, control(tmp_path / "b", store=here.store) as other:
+        await here.flags.change("credit", CANARY, **WHO)
+        await other.flags.reconcile()
+        await other.flags.change("credit", {"candidate": None}, **WHO)
+        with pytest.raises(StaleRevisionError):
+            await here.flags.change("credit", {"canary_percent": 20.0}, expected_revision=1, **WHO)
+        with pytest.raises(InvalidError, match="there is no candidate"):
+            await here.flags.change("credit", {"canary_percent": 20.0}, **WHO)
+
+
 async def test_of_two_admins_with_the_same_revision_one_wins_and_the_audit_shows_both(tmp_path: Path) -> None:
     async with control(tmp_path) as parts:
         attempts = [

@@ -87,15 +87,15 @@ class Upkeep(SqlEngine):
             if deleted < _ROWS_AT_ONCE:
                 return
 
-    async def erase(self, model: str, routing_key: str, audit: AuditEntry) -> int:
-        """Also removes quarantined records that hold the key, since they are kept whole."""
+    async def erase(self, model: str, routing_keys: Sequence[str], audit: AuditEntry) -> int:
+        """Also removes quarantined records that hold one of the keys, since they are kept whole."""
         erased = 0
         p, s = predictions.c, shadow_predictions.c
         for day in await self._days(model, None, None):
             in_day = (p.timestamp >= day, p.timestamp < day + _DAY)
             # An id's time may be off the timestamp when a clock was set back, hence the day on either side.
             near = (p.prediction_id >= id_floor(day - _DAY), p.prediction_id < id_floor(day + 2 * _DAY))
-            of_key = (p.model == model, p.routing_key == routing_key, *in_day, *near)
+            of_key = (p.model == model, p.routing_key.in_(routing_keys), *in_day, *near)
             async with self.write() as connection:
                 ids = list((await connection.execute(sa.select(p.prediction_id).where(*of_key))).scalars())
                 for start in range(0, len(ids), 500):
@@ -111,13 +111,13 @@ class Upkeep(SqlEngine):
                         .values(prediction=None, difference=None)
                     )
                 erased += len(ids)
-        quarantined = await self._quarantined(model, routing_key)
+        quarantined = await self._quarantined(model, routing_keys)
         async with self.write() as connection:
             await connection.execute(sa.delete(quarantine).where(quarantine.c.id.in_(quarantined)))
             await connection.execute(audited(audit))
         return erased
 
-    async def _quarantined(self, model: str, routing_key: str) -> Sequence[int]:
+    async def _quarantined(self, model: str, routing_keys: Sequence[str]) -> Sequence[int]:
         found: list[int] = []
         last = 0
         while True:
@@ -125,16 +125,16 @@ class Upkeep(SqlEngine):
             query = sa.select(q.id, q.record).where(q.id > last).order_by(q.id).limit(100)
             async with self.read() as connection:
                 rows = (await connection.execute(query)).all()
-            found += [number for number, record in rows if _is_of(record, model, routing_key)]
+            found += [number for number, record in rows if _is_of(record, model, routing_keys)]
             if not rows:
                 return found
             last = rows[-1][0]
 
 
-def _is_of(record: bytes, model: str, routing_key: str) -> bool:
-    """Whether a quarantined record is of this key; one that cannot be decoded is, when it holds the key's bytes."""
+def _is_of(record: bytes, model: str, routing_keys: Sequence[str]) -> bool:
+    """Whether a quarantined record is of one of these keys; one that cannot be decoded is, when it holds a key's bytes."""
     try:
         read = decode(record)
     except msgspec.DecodeError:
-        return routing_key.encode("utf-8", "replace") in record
-    return isinstance(read, PredictionRecord) and read.model == model and read.routing_key == routing_key
+        return any(key.encode("utf-8", "replace") in record for key in routing_keys)
+    return isinstance(read, PredictionRecord) and read.model == model and read.routing_key in routing_keys

@@ -111,6 +111,7 @@ class BaselineBody(Strict):
     since: AwareDatetime | None = Field(None, strict=False)
     metrics: Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], Field(max_length=50)] = {}
     trained_at: AwareDatetime | None = Field(None, strict=False)
+    reason: Reason = ""
 
 
 class LabelBody(Strict):

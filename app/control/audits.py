@@ -1,8 +1,11 @@
-"""Audit entries of what took effect already: they reach the store when it is back, and keep nobody waiting."""
+"""Audit entries of what took effect already: they reach the store when it is back, and keep nobody waiting. And the line in the log that
+each change leaves, for whoever follows that.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import structlog
 
@@ -12,6 +15,19 @@ from app.errors import UnavailableError
 log = structlog.get_logger(__name__)
 
 WAITING_LIMIT = 256  # entries; beyond it the oldest is only in the log
+
+
+def log_change(entry: AuditEntry, **facts: Any) -> None:
+    """Say that it took effect: who, whence, what, why. `facts` are never taken from `before` and `after`, which may hold addresses."""
+    log.info(
+        "changed",
+        action=entry.action,
+        model=entry.model,
+        actor=entry.actor,
+        origin=entry.origin,
+        reason=entry.reason,
+        **facts,
+    )
 
 
 class Audits:
@@ -25,6 +41,7 @@ class Audits:
 
     async def add(self, entry: AuditEntry) -> None:
         """Stored now, or as soon as the store is back."""
+        log_change(entry, **{name: value for name, value in (entry.after or {}).items() if name == "rollout"})
         self._waiting.append(entry)
         try:
             await self.catch_up()

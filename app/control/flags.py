@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from app.control.audits import log_change
 from app.control.clock import Clock
 from app.control.last_known import Known, LastKnown, PendingChange
 from app.control.ports import AuditEntry, FlagsDistribution, Store
@@ -39,6 +40,16 @@ _CHANGEABLE = frozenset(field.name for field in fields(Flags)) - {"model", "revi
 def as_json(flags: Flags) -> dict[str, Any]:
     """For the audit log and the API."""
     return asdict(flags)
+
+
+def _changed(before: Flags, after: Flags) -> dict[str, Any]:
+    """What differs, as it is now, for the log."""
+    old = as_json(before)
+    return {
+        name: value
+        for name, value in as_json(after).items()
+        if name == "revision" or (value != old[name] and name != "salt")
+    }
 
 
 class FlagsService:
@@ -241,12 +252,16 @@ class FlagsService:
         current = self.current(model)
         try:
             wanted = self._patched(current, patch)
-        except InvalidError:  # perhaps it needs a version or a candidate that another host has just made known
+        except (
+            InvalidError
+        ):  # perhaps it needs a version or a candidate that another host has just made known
             with contextlib.suppress(UnavailableError):
                 await self.reconcile()
             current = self.current(model)
             if expected_revision is not None and expected_revision != current.revision:
-                raise await self._refusal(audit, expected_revision, current, replace(current, **patch)) from None
+                raise await self._refusal(
+                    audit, expected_revision, current, replace(current, **patch)
+                ) from None
             wanted = self._patched(current, patch)
         if wanted == current:  # unless another host has just changed it
             with contextlib.suppress(UnavailableError):
@@ -304,6 +319,7 @@ class FlagsService:
         )
         self._confirmed_at = self._clock.monotonic()
         self._apply(stored)
+        log_change(audit, **_changed(current, stored))
         await self._publish(stored)
         await self._save()
         return stored
@@ -314,6 +330,7 @@ class FlagsService:
         entry = replace(audit, before=as_json(current), after=as_json(wanted))
         self._remember(PendingChange(current, wanted, entry))
         self._apply(wanted)
+        log_change(audit, **_changed(current, wanted))
         started = time.perf_counter()
         await self._publish(wanted)
         await self._save()

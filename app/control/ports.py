@@ -301,8 +301,8 @@ class Store(Protocol):
     async def maintain(self, now: datetime, retention_days: dict[str, int]) -> None:
         """Make partitions ahead, drop what is beyond retention."""
 
-    async def erase(self, model: str, routing_key: str, audit: AuditEntry) -> int:
-        """Remove features, prediction and key of a routing key's rows; returns how many."""
+    async def erase(self, model: str, routing_keys: Sequence[str], audit: AuditEntry) -> int:
+        """Remove features, prediction and key of the rows under any of these keys; returns how many. Audited once."""
 
 
 class FlagsDistribution(Protocol):

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from app.control.audits import log_change
 from app.control.ports import AuditEntry, Store
 from app.domain.flags import Flags
 from app.domain.model import Model, Version
@@ -111,6 +112,7 @@ class Registry:
             await self._store.put_version(model, version, audit)
             others = tuple(v for v in current.versions if v.name != version.name)
             self._put(replace(current, versions=(*others, version)))
+            log_change(audit, version=version.name)
             return known is None
 
     async def retire(self, model: str, version: str, flags: Callable[[], Flags], audit: AuditEntry) -> None:
@@ -124,6 +126,7 @@ class Registry:
             _refuse_in_use(flags(), version, "take it out of the flags first")
             await self._store.delete_version(model, version, audit)
             self._put(replace(current, versions=tuple(v for v in current.versions if v.name != version)))
+            log_change(audit, version=version)
 
 
 def _refuse_in_use(flags: Flags, version: str, remedy: str) -> None:

@@ -41,7 +41,10 @@ async def test_flags_are_read_and_changed_with_etag_and_if_match(tmp_path: Path)
     [
         (b'{"candidate": "v9", "canary_percent": 7}', "v9"),
         (b'{"canary_percent": 101}', "canary_percent"),
-        (b'{"canary_percent": 50, "canary_enabled": true}', "canary_percent: there is no candidate; name one"),
+        (
+            b'{"canary_percent": 50, "canary_enabled": true}',
+            "canary_percent: there is no candidate; name one",
+        ),
         (b'{"canary_percent": -1}', "canary_percent"),
         (b'{"canary_percent": "5"}', "canary_percent"),
         (b'{"canary_percent": NaN}', "JSON"),

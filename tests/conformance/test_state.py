@@ -271,7 +271,7 @@ async def test_erasure_removes_what_belongs_to_a_key_and_keeps_the_rest(store: S
         quarantined(record_of("user-7", "other"), 10),
     ]
     await store.load(batch([*mine, other, foreign], [shadow_of(mine[0])], (), bad))
-    assert await store.erase("credit", "user-7", audit("erase")) == 3
+    assert await store.erase("credit", ("user-7", "its-hash"), audit("erase")) == 3
     for row in mine:
         found = await store.prediction(row.prediction_id)
         assert found is not None
@@ -282,7 +282,7 @@ async def test_erasure_removes_what_belongs_to_a_key_and_keeps_the_rest(store: S
         found = await store.prediction(row.prediction_id)
         assert found is not None
         assert found["prediction"] == 0.73
-    assert await store.erase("credit", "user-7", audit("erase")) == 0
+    assert await store.erase("credit", ("user-7", "its-hash"), audit("erase")) == 0
     assert [entry["action"] for entry in await store.audit("credit", 5)] == ["erase", "erase"]
 
 

@@ -10,11 +10,14 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from pydantic import AwareDatetime, ValidationError
 
 from app.api import strict_json, uploads
-from app.api.routes import GatewayRoute, Json, bounded_body, needs
-from app.api.schemas import BaselineBody
-from app.api.services import Parts
+from app.api.auth import Identity
+from app.api.routes import Caller, GatewayRoute, Json, bounded_body, needs
+from app.api.schemas import BaselineBody, Reason
+from app.api.services import Parts, Services
+from app.control.audits import log_change
 from app.control.drift import PREDICTION
-from app.errors import InvalidError
+from app.control.ports import AuditEntry, Row
+from app.errors import InvalidError, NotFoundError
 
 router = APIRouter(route_class=GatewayRoute, prefix="/admin/models/{model}/baseline", tags=["baseline"])
 
@@ -35,25 +38,30 @@ async def get_baseline(model: str, parts: Parts) -> Response:
 async def post_baseline(
     model: str,
     request: Request,
+    caller: Caller,
     parts: Parts,
     metrics: Annotated[
         str, Query(max_length=4000, description="for uploads: JSON object of metric: value")
     ] = "{}",
     trained_at: AwareDatetime | None = None,
+    reason: Reason = "",
 ) -> Response:
     """Rows as JSON, NDJSON, CSV or Parquet (features as columns, or under `features`; `prediction` beside
-    them), or JSON that names a version whose newest stored rows are to be taken.
+    them), or JSON that names a version whose newest stored rows are to be taken. `metrics`, `trained_at`
+    and `reason` stand in the query with uploads, in the body with JSON. Audited as `baseline.set`.
     """
     parts.registry.model(model)
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     data = await bounded_body(request, MAX_UPLOAD)
     drift = parts.monitor.drift
+    before = await _known(model, parts)
     if kind in uploads.KINDS:
         rows = await asyncio.to_thread(uploads.rows, kind, data)
-        return Json(
-            await drift.put_baseline(model, _split(rows), f"upload ({kind})", _metrics(metrics), trained_at),
-            201,
+        view = await drift.put_baseline(
+            model, _split(rows), f"upload ({kind})", _metrics(metrics), trained_at
         )
+        await _audited(model, caller, parts, reason, before, view)
+        return Json(view, 201)
     if kind != "application/json":
         raise HTTPException(415, f"send application/json or one of {', '.join(uploads.KINDS)}")
     try:
@@ -62,12 +70,44 @@ async def post_baseline(
         first = error.errors()[0]
         raise InvalidError(f"{'.'.join(map(str, first['loc']))[:200]}: {first['msg']}") from None
     if body.rows is not None:
-        return Json(
-            await drift.put_baseline(model, _split(body.rows), "upload", body.metrics, body.trained_at), 201
+        view = await drift.put_baseline(model, _split(body.rows), "upload", body.metrics, body.trained_at)
+    else:
+        view = await drift.baseline_from_window(
+            model, body.version, body.since, body.metrics, body.trained_at
         )
-    return Json(
-        await drift.baseline_from_window(model, body.version, body.since, body.metrics, body.trained_at), 201
+    await _audited(model, caller, parts, body.reason or reason, before, view)
+    return Json(view, 201)
+
+
+async def _known(model: str, parts: Services) -> Row | None:
+    try:
+        return await parts.monitor.drift.baseline(model)
+    except NotFoundError:
+        return None
+
+
+async def _audited(
+    model: str, caller: Identity, parts: Services, reason: str, before: Row | None, after: Row
+) -> None:
+    entry = AuditEntry(
+        parts.clock.now(),
+        caller.name,
+        caller.origin,
+        "baseline.set",
+        model,
+        reason,
+        _in_short(before) if before else None,
+        _in_short(after),
     )
+    await parts.store.append_audit(entry)
+    log_change(entry, source=after["source"], rows=after["rows"])
+
+
+def _in_short(view: Row) -> Row:
+    """Which reference it was; the values of its features are no business of the audit log."""
+    times = {name: view[name].isoformat() if view[name] else None for name in ("at", "trained_at")}
+    facts = {name: view[name] for name in ("source", "rows", "metrics")}
+    return {**facts, **times, "features": len(view["features"])}
 
 
 def _metrics(text: str) -> dict[str, float]:

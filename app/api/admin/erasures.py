@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from app.api.routes import Caller, GatewayRoute, needs
 from app.api.schemas import ErasureBody, ErasureView
 from app.api.services import Parts
+from app.control.audits import log_change
 from app.control.ports import AuditEntry
 from app.protocols.privacy import Redaction
 
@@ -23,11 +24,8 @@ async def erase(model: str, body: ErasureBody, caller: Caller, parts: Parts) -> 
     parts.registry.model(model)
     accounts = await parts.accounting()  # first: what is pending now may be stored behind our back
     secret = (parts.data_dir / "privacy-secret").read_bytes().strip()
-    forms = dict.fromkeys((body.routing_key, str(Redaction((), (), secret).digest(body.routing_key))))
-    erased = 0
-    for form in forms:
-        entry = AuditEntry(
-            parts.clock.now(), caller.name, caller.origin, "privacy.erase", model, body.reason, None, None
-        )
-        erased += await parts.store.erase(model, form, entry)
+    forms = (body.routing_key, str(Redaction((), (), secret).digest(body.routing_key)))
+    entry = AuditEntry(parts.clock.now(), caller.name, caller.origin, "privacy.erase", model, body.reason)
+    erased = await parts.store.erase(model, forms, entry)
+    log_change(entry, erased=erased)
     return ErasureView(erased=erased, pending=accounts["pending"])

@@ -12,8 +12,10 @@ from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime
 
-from app.api.routes import GatewayRoute, Json, needs
+from app.api.routes import Caller, GatewayRoute, Json, needs
 from app.api.services import Parts
+from app.control.audits import log_change
+from app.control.ports import AuditEntry
 from app.control.training_set import FORMATS, TrainingQuery, export, manifest
 
 router = APIRouter(route_class=GatewayRoute, prefix="/admin/models/{model}", tags=["reports"])
@@ -65,9 +67,23 @@ async def decisions(model: str, parts: Parts, limit: Limit = 20) -> Response:
 
 
 @router.post("/retraining", **needs("operate", 404, 503))
-async def decide(model: str, parts: Parts) -> Response:
-    """Decide now; stored with its inputs."""
-    return Json(await parts.monitor.retraining.evaluate(model))
+async def decide(model: str, caller: Caller, parts: Parts) -> Response:
+    """Decide now; stored with its inputs, and audited as `retraining.evaluate`."""
+    decision = await parts.monitor.retraining.evaluate(model)
+    after = {name: decision[name] for name in ("should_retrain", "urgency")}
+    entry = AuditEntry(
+        parts.clock.now(),
+        caller.name,
+        caller.origin,
+        "retraining.evaluate",
+        model,
+        decision["reason"],
+        None,
+        after,
+    )
+    await parts.store.append_audit(entry)
+    log_change(entry, **after)
+    return Json(decision)
 
 
 def _query(

@@ -66,7 +66,7 @@ class Rejected(BaseModel):
 
 
 class FeedbackReceipt(BaseModel):
-    """`rejected` names the first 1,000; `rejected_more` counts the others."""
+    """`rejected` names the first 1,000 in the order they were sent; `rejected_more` counts the others."""
 
     accepted: int
     duplicates: int

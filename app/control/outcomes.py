@@ -89,6 +89,7 @@ class OutcomeIntake:
         now = self._clock.now()
         now_ns = _ns(now)
         items: list[_Item] = []
+        refused: list[tuple[int, str, str]] = []  # with its model and the reason
         for index, outcome in enumerate(outcomes, first_index):
             if (index - first_index) % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
@@ -96,8 +97,8 @@ class OutcomeIntake:
                 if isinstance(outcome, Exception):
                     raise _RefusedError(str(outcome))
                 items.append((index, self._record(outcome, now, now_ns, actor)))
-            except _RefusedError as refused:
-                self._reject(receipt, index, "", str(refused))
+            except _RefusedError as error:
+                refused.append((index, "", str(error)))
         models, stored = await self._known(items)
         taken: list[OutcomeRecord] = []
         accepted: Counter[str] = Counter()  # by model
@@ -107,7 +108,7 @@ class OutcomeIntake:
             model = models.get(record.prediction_id) or record.model
             reason = self._contradiction(record, model)
             if reason:
-                self._reject(receipt, index, model, reason)
+                refused.append((index, model, reason))
             elif record.outcome_id in stored or record.outcome_id in self._recent:
                 receipt.duplicates += 1
                 self.counts[model, "duplicate"] += 1
@@ -115,6 +116,8 @@ class OutcomeIntake:
                 taken.append(record)
                 accepted[model] += 1
                 self._remember(record.outcome_id)
+        for index, model, reason in sorted(refused):  # in the order they were sent, whatever was wrong with them
+            self._reject(receipt, index, model, reason)
         if not taken:
             return
         try:

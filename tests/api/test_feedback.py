@@ -212,6 +212,21 @@ async def test_a_bad_line_does_not_keep_the_good_ones_out(tmp_path: Path) -> Non
         assert [one["index"] for one in reply["rejected"]] == [0, 2, 3]
 
 
+async def test_what_is_rejected_stands_in_the_order_it_was_sent(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts:
+        identity = prediction_id(START, 1)
+        await store_rows(parts.store, [prediction(START, 1)])
+        outcomes = [
+            {"prediction_id": identity, "ground_truth": "no class of a binary task"},  # found out last
+            {"prediction_id": "what?", "ground_truth": 1},
+            {"ground_truth": 1},
+            {"prediction_id": identity, "ground_truth": 1},
+            7,
+        ]
+        reply = (await post(parts, {"outcomes": outcomes})).json()
+        assert (reply["accepted"], [one["index"] for one in reply["rejected"]]) == (1, [0, 1, 2, 4])
+
+
 async def test_many_lines_in_small_pieces_are_streamed_and_named_only_up_to_a_bound(tmp_path: Path) -> None:
     count = 3000
 

@@ -6,6 +6,7 @@ A commit is on disk when it returns (`synchronous=FULL`), since the recorder the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,6 +20,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
 
 from app.adapters import migrations
 from app.adapters.rows import (
@@ -84,6 +87,43 @@ def _meaning(error: BaseException) -> GatewayError | None:
 _SQLITE3 = Driver(_meaning, errors=(sqlite3.Error,))
 
 
+class Endings:
+    """Closes connections whose caller gave up, and owns each close until it is over.
+
+    SQLAlchemy's own way gives up a close as soon as its caller gives up a second time (a deadline within a deadline, both long past in a
+    process that stood still): then the driver's thread ends first, and the close waits for it for ever, with nobody to look after it.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def own(self, engine: AsyncEngine) -> None:
+        engine.sync_engine.dialect.do_terminate = self._terminate  # type: ignore[method-assign, assignment]  # of this engine alone
+
+    def _terminate(self, connection: Any) -> None:
+        if not in_greenlet():  # from the garbage collector: there is nobody who could wait
+            connection.driver_connection.stop()
+            return
+        task = asyncio.create_task(_end(connection.driver_connection), name="sqlite-close")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await_only(asyncio.shield(task))
+
+    async def over(self) -> None:
+        """Once nothing is being closed any more; as long as the statement that runs on it takes."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+
+async def _end(driver: Any) -> None:
+    """It is rolled back first: a cursor that is still referred to somewhere, as in the traceback of its caller, keeps SQLite
+    from closing it, and its transaction would lock the file meanwhile.
+    """
+    with contextlib.suppress(sqlite3.Error, ValueError):
+        await driver.rollback()
+    await driver.close()
+
+
 class SqliteStore(SqlStore):
     encoding = SQLITE
 
@@ -97,6 +137,9 @@ class SqliteStore(SqlStore):
         self._path = Path(path)
         self._reading = _engine(self._path, policy.connections, "BEGIN", _READERS_CACHE_KIB)
         self._writing = _engine(self._path, 1, "BEGIN IMMEDIATE", _WRITERS_CACHE_KIB)
+        self._endings = Endings()
+        for engine in (self._reading, self._writing):
+            self._endings.own(engine)
         self._writer = asyncio.Lock()
         self._upgrading = asyncio.Lock()
         self._upgraded = False
@@ -104,6 +147,7 @@ class SqliteStore(SqlStore):
     async def close(self) -> None:
         await self._reading.dispose()
         await self._writing.dispose()
+        await self._endings.over()
 
     def insert(self, table: sa.Table) -> Any:
         return sqlite.insert(table)

@@ -244,6 +244,7 @@ class _Control:
         yield "flags", self.flags.run()
         yield "journal", self.writer.sync_forever()
         yield "dependencies", self.dependencies.run()
+        yield "link", self.link.run()
         yield "changes", self.changes.run(lambda: facts(self.services, self.dependencies.down))
         yield "outbox", self.outbox.run()
         if self.evidence is not None:

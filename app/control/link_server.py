@@ -22,6 +22,7 @@ from app.control.flags import FlagsService
 from app.control.registry import Registry
 from app.control.statistics import Key, Sum, WorkerTotals
 from app.link.messages import (
+    SIGN_OF_LIFE_S,
     Ask,
     Dependencies,
     Downward,
@@ -148,6 +149,12 @@ class LinkServer:
             lambda: _Worker(self), str(self._path)
         )
         self._path.chmod(0o600)
+
+    async def run(self) -> None:
+        """The owner runs this as a task: without a sign of life the workers say that this process hangs."""
+        while True:
+            await asyncio.sleep(SIGN_OF_LIFE_S)
+            self._broadcast(Dependencies(self._down))
 
     async def close(self) -> None:
         if self._server is not None:

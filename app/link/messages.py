@@ -108,6 +108,7 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
 Upward = Hello | Tick | Totals | GuardTrip | Pairs
 Downward = Snapshot | ModelChanged | Dependencies | Ask
 
+SIGN_OF_LIFE_S = 1.0  # at least so often the control process sends its workers something
 MAX_FRAME = 64 * 1024 * 1024
 _length = struct.Struct("<I")
 _encoder = msgspec.msgpack.Encoder()

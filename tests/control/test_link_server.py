@@ -74,6 +74,20 @@ async def worker(
             await stream.wait_closed()
 
 
+async def test_a_worker_hears_from_the_control_process_also_when_nothing_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_server, "SIGN_OF_LIFE_S", 0.01)
+    async with control(tmp_path) as parts, worker(parts) as one:
+        living = asyncio.create_task(parts.link.run())
+        assert [await one.next(), await one.next()] == [Dependencies([]), Dependencies([])]
+        parts.link.set_down(["store"])
+        while await one.next() != Dependencies(["store"]):
+            pass
+        living.cancel()
+        await asyncio.gather(living, return_exceptions=True)
+
+
 def requests(count: float, version: str = "v1") -> Series:
     return Series("gateway_requests_total", ("credit", version, "production", "200"), count)
 

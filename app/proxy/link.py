@@ -11,6 +11,7 @@ import msgspec
 from app.domain.flags import Flags
 from app.journal.writer import Writer
 from app.link.messages import (
+    SIGN_OF_LIFE_S,
     Ask,
     Dependencies,
     Frames,
@@ -32,6 +33,7 @@ from app.proxy.shadow import Shadows
 RECONNECT_S = 0.2
 BACKLOG_BYTES = 4 * 1024 * 1024  # unsent frames beyond this are dropped: the control process does not read
 TRIPS = 64
+SILENCE_S = 5 * SIGN_OF_LIFE_S  # after so long the control process hangs, though its socket is open
 
 
 class _Wire(asyncio.Protocol):
@@ -70,6 +72,7 @@ class Link:
         self._wire: _Wire | None = None
         self._unsent_trips: list[GuardTrip] = []
         self._last_tick = 0
+        self._heard_at = 0.0  # the loop's time
         self.plane: Plane
         self.shadows: Shadows
 
@@ -81,6 +84,7 @@ class Link:
                 async with asyncio.timeout(2.0):
                     _, wire = await loop.create_unix_connection(lambda: _Wire(self), self._path)
                 self._wire = wire
+                self._heard_at = loop.time()
                 self._send(self._hello)
                 self._send_totals(0)
                 trips, self._unsent_trips = self._unsent_trips, []
@@ -96,6 +100,8 @@ class Link:
         while True:
             await asyncio.sleep(1.0 - self._wall_s() % 1.0)
             self.publish()
+            if self._wire is not None and self.plane.loop.time() - self._heard_at > SILENCE_S:
+                self.plane.dependencies_down = ["control"]  # until its next sign of life says otherwise
 
     def publish(self) -> None:
         """Evidence of the time since the last call. Also called just before flags change, so that no tick mixes two of them."""
@@ -124,6 +130,7 @@ class Link:
 
     def received(self, body: bytes) -> None:
         message = decode_downward(body)
+        self._heard_at = self.plane.loop.time()
         plane = self.plane
         match message:
             case Snapshot(models, flags):

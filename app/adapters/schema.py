@@ -187,10 +187,16 @@ quarantine = sa.Table(
     _required("byte_offset", sa.BigInteger),
     _required("kind", sa.Text),
     _required("reason", sa.Text),
-    sa.Column("prediction_id", sa.Text),
+    sa.Column("prediction_id", sa.Text),  # as the record names it; NULL for one that cannot be decoded
     _required("record", sa.LargeBinary),
     _required("at", Time),
     sa.UniqueConstraint("writer", "segment", "byte_offset", name="quarantine_once"),
+)
+sa.Index(
+    "quarantine_by_prediction",
+    quarantine.c.prediction_id,
+    postgresql_where=sa.text("prediction_id IS NOT NULL"),
+    sqlite_where=sa.text("prediction_id IS NOT NULL"),
 )
 
 journal_positions = sa.Table(

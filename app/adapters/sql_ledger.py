@@ -68,6 +68,15 @@ class LedgerKeeping(SqlEngine):
         once = statement.on_conflict_do_nothing(index_elements=["writer", "segment", "byte_offset"])
         await connection.execute(once, values)
 
+    async def quarantined(self, prediction_id: str) -> str | None:
+        q = quarantine.c
+        query = sa.select(q.reason).where(q.prediction_id == prediction_id, q.kind == "prediction")
+        async with self.read() as connection:
+            reason: str | None = (
+                await connection.execute(query.order_by(q.id.desc()).limit(1))
+            ).scalar_one_or_none()
+            return reason
+
     async def put_writer_counts(self, counts: Sequence[WriterCounts]) -> None:
         if not counts:
             return

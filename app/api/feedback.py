@@ -17,7 +17,7 @@ from app.api.schemas import FeedbackReceipt
 from app.api.services import Parts
 from app.control.outcomes import Receipt
 from app.control.ports import Row
-from app.domain.prediction import split_row
+from app.domain.prediction import format_id, split_row
 from app.errors import InvalidError, JournalFullError, NotFoundError
 
 MAX_BODY = 8 * 1024 * 1024  # a JSON body is read whole; NDJSON is not and has no limit
@@ -187,14 +187,16 @@ def _add_line(batch: list[Any], line: bytearray, overlong: bool) -> None:
 @router.get("/predictions/{prediction_id}", tags=["predictions"], **needs("read", 404, 422, 503))
 async def prediction(prediction_id: str, parts: Parts) -> Response:
     """The record, its shadow answers, its outcomes, and why it was routed so. `id` finds row 0 of a batch,
-    `id:3` its fourth.
+    `id:3` its fourth. 404 says so when its record is in quarantine, and why.
     """
     try:
-        split_row(prediction_id)
+        whole, _ = split_row(prediction_id.lower())
     except ValueError as error:
         raise InvalidError(str(error)) from None
     row = await parts.store.prediction(prediction_id.lower())
     if row is None:
+        if (reason := await parts.store.quarantined(format_id(whole))) is not None:
+            raise NotFoundError(f"the record of this prediction is in quarantine: {reason}")
         raise NotFoundError(
             "the store has no such prediction; that of a recent answer may still be on its way there"
         )

@@ -12,6 +12,7 @@ import msgspec
 
 from app.control.extraction import Extractor, outcome
 from app.control.ports import OutcomeRow, PredictionRow, ShadowRow
+from app.domain.prediction import format_id, split_row
 from app.journal.reader import Entry, SegmentInfo
 from app.journal.records import OutcomeRecord, PredictionRecord, Record, ShadowRecord, decode
 
@@ -100,6 +101,17 @@ class EntryIntake:
             if perf_counter() > until:
                 break
         return bool(self._later)
+
+
+def prediction_of(data: bytes) -> str | None:
+    """The id of the prediction that a record is about, as it names it; None when it names none, or cannot be decoded."""
+    try:
+        named = decode(data).prediction_id
+        text = named if isinstance(named, str) else format_id(named)
+        split_row(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
+        return None
+    return text
 
 
 def rows_of(items: Sequence[Item]) -> tuple[list[PredictionRow], list[ShadowRow], list[OutcomeRow]]:

@@ -90,6 +90,7 @@ class QuarantineRow:
     reason: str
     record: bytes
     at: datetime
+    prediction_id: str | None = None  # that it is about, as far as the record says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,9 @@ class Store(Protocol):
     async def put_writer_counts(self, counts: Sequence[WriterCounts]) -> None: ...
     async def ledger(self, host: str, without: Sequence[str] = ()) -> Ledger:
         """Sums over the host's writers, but for those named."""
+
+    async def quarantined(self, prediction_id: str) -> str | None:
+        """Why the record of this prediction (not of a row of it) is in quarantine; None when it is not."""
 
     async def join_waiting_outcomes(self, limit: int) -> int:
         """Join outcomes that came before their prediction; returns how many were joined."""

@@ -20,7 +20,7 @@ import structlog
 from app.control.accounts import Accounts
 from app.control.clock import Clock
 from app.control.extraction import Extractor
-from app.control.intake import EntryIntake, Item, Row, rows_of
+from app.control.intake import EntryIntake, Item, Row, prediction_of, rows_of
 from app.control.ports import Batch, OutcomeRow, Position, PredictionRow, QuarantineRow, ShadowRow, Store
 from app.control.tailing import Tail
 from app.domain.model import Model
@@ -213,6 +213,7 @@ class Recorder:
                 reason=item.refused,
                 record=item.entry.data,
                 at=now,
+                prediction_id=prediction_of(item.entry.data),
             )
             for item in items
             if item.refused

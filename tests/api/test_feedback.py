@@ -14,7 +14,7 @@ import pytest
 
 from app.api import feedback as feedback_module
 from app.control.extraction import outcome as stored_outcome
-from app.control.ports import Batch
+from app.control.ports import Batch, QuarantineRow
 from app.domain.policy import JournalPolicy
 from app.journal.reader import Journal
 from app.journal.records import OutcomeRecord, decode
@@ -318,6 +318,17 @@ async def test_a_prediction_is_shown_with_its_outcomes_and_why_it_was_routed_so(
             assert (await client.get("/predictions/nonsense")).status_code == 422
             parts.store.down = True
             assert (await client.get(f"/predictions/{row.prediction_id}")).status_code == 503
+
+
+async def test_a_prediction_in_quarantine_is_said_to_be_there_with_the_reason(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        row = QuarantineRow("w0-1-1", 0, 8, "prediction", "nul_character", b"x", START, ID)
+        await parts.store.load(Batch((), (), (), [row], ()))
+        for name in (ID, ID.upper(), f"{ID}:3"):
+            reply = await client.get(f"/predictions/{name}")
+            assert (reply.status_code, reply.json()["code"]) == (404, "not_found")
+            assert "in quarantine: nul_character" in reply.json()["detail"]
+        assert "quarantine" not in (await client.get(f"/predictions/{OTHER}")).text
 
 
 async def test_what_was_stored_before_a_restart_is_still_known_as_a_duplicate(tmp_path: Path) -> None:

@@ -335,6 +335,18 @@ async def test_positions_and_rows_are_stored_together_or_not_at_all(store: SqlSt
     assert await store.positions(["w0-1-2", "other"]) == [position]
 
 
+async def test_a_record_in_quarantine_is_found_by_its_prediction(store: SqlStore) -> None:
+    about, other = prediction().prediction_id, prediction().prediction_id
+    rows = [
+        QuarantineRow("w0-1-2", 0, 8, "prediction", "nul_character", b"x", T0, about),
+        QuarantineRow("w0-1-2", 0, 9, "outcome", "refused: it", b"x", T0, other),
+        QuarantineRow("w0-1-2", 0, 10, "undecodable", "undecodable: it", b"x", T0),
+    ]
+    await store.load(batch(quarantine=rows))
+    assert await store.quarantined(about) == "nul_character"
+    assert await store.quarantined(other) is None  # only something about it, it may yet come
+
+
 async def test_a_position_never_goes_back(store: SqlStore) -> None:
     ahead = Position("w0-1-2", 4, 200, 6, 5, 1, 1, complete=True)
     await store.load(batch(positions=[ahead]))

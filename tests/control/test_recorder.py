@@ -269,6 +269,9 @@ async def test_only_the_record_that_cannot_be_stored_goes_into_quarantine(place:
         ("prediction", "nul_character"), ("prediction", "lone_surrogate"), ("prediction", "nul_character"),
     ]  # fmt: skip
     assert b"a\\u0000b" in found[0][2]
+    ids = [format_id(one.prediction_id) for one in (bad, surrogate, label)]
+    assert place.rows("SELECT prediction_id FROM quarantine ORDER BY byte_offset") == [(one,) for one in ids]
+    assert await place.store.quarantined(ids[1]) == "lone_surrogate"
     assert place.recorder.quarantined == {"nul_character": 2, "lone_surrogate": 1}
     assert await place.recorder.accounting() == {
         "received": 23, "stored": 23, "pending": 0, "dropped": {}, "quarantined": 3,
@@ -306,7 +309,7 @@ async def test_of_an_answer_with_many_rows_only_the_refused_row_is_missing(tmp_p
         assert place.rows(f"SELECT prediction_id FROM predictions WHERE prediction_id LIKE '{name}%' ORDER BY 1") == [
             (f"{name}:0",), (f"{name}:2",),
         ]  # fmt: skip
-        assert place.rows("SELECT reason FROM quarantine") == [("nul_character",)]
+        assert place.rows("SELECT reason, prediction_id FROM quarantine") == [("nul_character", name)]
         assert (await place.recorder.accounting())["quarantined"] == 1
         writer.close()
 

@@ -1,5 +1,5 @@
 """Who calls, and may they: bearer tokens with scopes, compared in constant time, and a limit on failed
-attempts by origin.
+attempts by origin, which holds up wrong tokens only.
 
 A token itself is never kept, logged or echoed: only its SHA-256 is known here.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -29,7 +28,6 @@ _INCLUDES: dict[str, frozenset[str]] = {
     "admin": frozenset({"read", "feedback", "operate", "admin"}),
 }
 MAX_TOKEN = 512
-MAX_PROVEN = 10_000
 
 
 class UnauthenticatedError(GatewayError):
@@ -65,7 +63,6 @@ class Authenticator:
     def __init__(self, policy: AuthPolicy, clock: Clock, trusted_proxies: Sequence[str] = ()) -> None:
         self._clock = clock
         self._limit = FailureLimit()
-        self._proven: OrderedDict[tuple[str, bytes], None] = OrderedDict()
         self.know(policy)
         self._trusted = [ipaddress.ip_network(network, strict=False) for network in trusted_proxies]
 
@@ -79,7 +76,6 @@ class Authenticator:
             )
             for token in policy.tokens
         ]
-        self._proven.clear()
 
     def origin(self, request: Request) -> str:
         """The client's address as the worker saw it: the last one that is no trusted proxy; "local" for a
@@ -103,25 +99,20 @@ class Authenticator:
     def identify(self, request: Request, scope: str) -> Identity:
         """The caller, when they may do what `scope` stands for.
 
-        `UnauthenticatedError`, `ForbiddenError`, or `TooManyFailuresError` for an origin that guessed too
-        often; a token that has worked from there before still does.
+        `UnauthenticatedError`, `ForbiddenError`, or `TooManyFailuresError` for a wrong token from an origin
+        that has sent too many. A right one is never refused for what others did from the same address.
         """
         origin = self.origin(request)
         digest = sha256(_bearer(request)).digest()
-        wait = self._limit.retry_after_s(origin, self._clock.monotonic())
-        if wait and (origin, digest) not in self._proven:
-            raise TooManyFailuresError(wait)
         found: tuple[str, frozenset[str]] | None = None
         for name, expected, scopes in self._tokens:  # all of them, always: the time taken says nothing
             if hmac.compare_digest(digest, expected):
                 found = (name, scopes)
+        wait = self._limit.settle(origin, self._clock.monotonic(), right=found is not None)
+        if wait:
+            raise TooManyFailuresError(wait)
         if found is None:
-            self._limit.failed(origin, self._clock.monotonic())
             raise UnauthenticatedError("give a valid token as Authorization: Bearer <token>")
-        self._proven[(origin, digest)] = None
-        self._proven.move_to_end((origin, digest))
-        if len(self._proven) > MAX_PROVEN:
-            self._proven.popitem(last=False)
         if scope not in found[1]:
             raise ForbiddenError(f"token {found[0]!r} lacks the scope {scope!r}")
         return Identity(found[0], found[1], origin)

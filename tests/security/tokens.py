@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 from collections.abc import Iterator
@@ -46,6 +47,15 @@ def guarded_gateway(
         directory, models, port=free_port(), auth={"tokens": tokens}, server=server
     ) as gateway:
         yield gateway
+
+
+_addresses = itertools.count(1)
+
+
+def from_a_new_address() -> str:
+    """A field by which a trusted proxy names a client that was never seen before: nothing failed from there yet."""
+    number = next(_addresses)
+    return f"X-Forwarded-For: 10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
 
 
 def raw(port: int, data: bytes, *, until_close: bool = False) -> bytes:

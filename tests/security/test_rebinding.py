@@ -30,6 +30,10 @@ REQUEST = b"POST /m/close_after_answer HTTP/1.1\r\nHost: t\r\nConnection: close\
         (["169.254.169.254"], "unreachable", 0),
         (["::ffff:0.0.0.0"], "unreachable", 0),
         (["::ffff:169.254.169.254"], "unreachable", 0),
+        (["::169.254.169.254"], "unreachable", 0),
+        (["64:ff9b:1::a9fe:a9fe"], "unreachable", 0),
+        (["fd20:ce::254"], "unreachable", 0),
+        (["168.63.129.16"], "unreachable", 0),
         (["0.0.0.0", "127.0.0.1"], "", 200),  # the allowed ones are tried
         ([], "unreachable", 0),
     ],
@@ -61,6 +65,18 @@ async def test_the_address_that_is_checked_is_the_one_connected_to(
     assert (attempt.error, attempt.status) == (error, status)
     assert asked == ["model.internal"]  # once: no second answer could differ from the one that was checked
     assert upstream.count() - before == (status == 200)
+
+
+async def test_an_address_written_in_the_file_is_the_operators_own_word(
+    upstream: MisbehavingUpstream,
+) -> None:
+    """Through the API it is refused (test_upstream_policy): what a worker gets as an address comes from the file."""
+    loop = asyncio.get_running_loop()
+    url = f"http://0.0.0.0:{upstream.port}/ok"
+    version = Upstream(loop, (url,), timeout_s=5.0, connect_timeout_s=5.0)
+    attempt = await ask(version)
+    version.close()
+    assert (attempt.error, attempt.status) == ("", 200)
 
 
 def test_a_name_that_changes_its_address_while_the_gateway_runs_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,25 @@ FORBIDDEN = [
     "http://[::ffff:a9fe:a9fe]/",
     "http://[64:ff9b::a9fe:a9fe]/",
     "http://[2002:a9fe:a9fe::]/",
+    "http://[::169.254.169.254]/",
+    "http://[::a9fe:a9fe]/",
+    "http://[::ffff:0:a9fe:a9fe]/",
+    "http://[64:ff9b:1::a9fe:a9fe]/",
+    "http://[64:ff9b:1:a9fe:a9:fe00::]/",
+    "http://[64:ff9b:1:a9:fe:a9fe::]/",
+    "http://[64:ff9b:1:0:a9:fea9:fe00::]/",
+    "http://[2001:0:a9fe:a9fe::1]/",
+    "http://[2001:0:4136:e378:8000:63bf:5601:5601]/",
+    "http://[2001:db8::5efe:a9fe:a9fe]/",
+    "http://[2001:db8::200:5efe:169.254.169.254]/",
+    "http://[fd20:ce::254]/",
+    "http://[fd00:ec2::23]/",
+    "http://[fd00:c1::a9fe:a9fe]/",
+    "http://[fd00:42::42]/",
+    "http://168.63.129.16/machine?comp=goalstate",
+    "http://168.63.129.16:32526/",
+    "http://[::ffff:168.63.129.16]/",
+    "http://[64:ff9b::a83f:8110]/",
     "http://[fe80::1]/",
     "http://[fe80::1%25eth0]/",
     "http://[fd00:ec2::254]/",
@@ -119,13 +139,25 @@ async def test_a_webhooks_redirect_is_not_followed() -> None:
         assert [r.target for r in hook.requests] == ["/hook"]
 
 
-def test_problems_do_not_repeat_what_was_refused(gateway: RunningGateway) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:hunter2-secret@127.0.0.1/",
+        "http://user:hunter2-secret/x@127.0.0.1/",
+        "http://user:hunter2-secret@127.0.0.1:x/",
+        "http://hunter2-secret@127.0.0.1/",
+        "http://hunter2-secret!/x@127.0.0.1/",
+        "hunter2-secret:x@127.0.0.1",
+        "http://127.0.0.1/?token=hunter2-secret",
+        "http://[hunter2-secret",
+    ],
+)
+def test_problems_do_not_repeat_what_was_refused(gateway: RunningGateway, url: str) -> None:
     """A password in a refused address is not echoed."""
-    body = b'{"url": "http://user:hunter2-secret@127.0.0.1/", "reason": "x"}'
     answer = raw(
         gateway.port,
         request("PUT", "/admin/models/credit/versions/v9", "Content-Type: application/json",
-                token=TOKENS["admin"], body=body),
+                token=TOKENS["admin"], body=json.dumps({"url": url, "reason": "x"}).encode()),
     )  # fmt: skip
     assert status_of(answer) == 422
     assert json_of(answer)["detail"]

@@ -27,6 +27,8 @@ from app.protocols.tensors import binary_size, decode_elements, split_binary
 
 __all__ = ["Redacted", "Redaction", "redact_body"]
 
+_CHARSET = re.compile(r"""(?i);\s*charset\s*=\s*["']?([^\s;"']*)""")
+_ASCII_COMPATIBLE = frozenset(("utf-8", "utf8", "us-ascii", "ascii"))
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -68,8 +70,10 @@ def redact_body(
         if truncated and (content_encoding or not stream):
             raise UnreadableError(Reason.TRUNCATED_REQUEST, "a part of a body cannot be taken apart")
         plain = inflate(body, content_encoding) if content_encoding else body
-        if is_csv(content_type):
-            return Redacted(_csv(plain, redaction))
+        if protocol == "mlflow" and is_csv(
+            content_type
+        ):  # to all others it is JSON or nothing, whatever it says
+            return Redacted(_csv(plain, content_type, redaction))
         redactor = JsonRedactor(redaction, protocol, features_path)
         if stream:
             return Redacted(_event_stream(plain, redactor, complete=not truncated))
@@ -87,9 +91,21 @@ def redact_body(
         return Redacted(b"", Reason.INTERNAL)
 
 
-def _csv(body: bytes, redaction: Redaction) -> bytes:
-    """Columns dropped or hashed by the names in the header."""
+def _csv(body: bytes, content_type: str, redaction: Redaction) -> bytes:
+    """Columns dropped or hashed by the names in the header, when it is one: what else calls itself CSV would pass whole, as a table
+    whose columns nobody named.
+    """
+    charset = _CHARSET.search(content_type)
+    if charset is not None and charset[1].lower() not in _ASCII_COMPATIBLE:
+        raise UnreadableError(Reason.UNSUPPORTED_CONTENT_TYPE, f"CSV in {charset[1][:40]!r}")
+    if b"\0" in body or body.lstrip()[:1] in (b"{", b"["):
+        raise UnreadableError(Reason.INVALID_CSV, "no comma-separated text")
     columns, *rows = csv_table(body)
+    for column in columns:
+        if "\N{REPLACEMENT CHARACTER}" in column or any(separator in column.strip() for separator in ";\t|"):
+            raise UnreadableError(
+                Reason.INVALID_CSV, "the header's names are not UTF-8, or not separated by commas"
+            )
     actions = [redaction.of_feature(column) for column in columns]
     kept = [position for position, action in enumerate(actions) if action != "drop"]
     text = io.StringIO()

@@ -71,21 +71,31 @@ class JsonRedactor:
         self._named_tensor(value)
         self._columns(value)
         hashed: set[str] = set()
-        for name in self._redaction.members.intersection(value) - self._structure.get(path, _NOTHING):
-            action = self._redaction.of_member(name, path)
+        for name in self._named(value) - self._structure.get(path, _NOTHING):
+            action = self._redaction.of_member(name.strip(), path)
             if action == "drop":
                 del value[name]
             elif action == "hash":
                 hashed.add(name)
                 value[name] = self._redaction.digest(value[name])
             elif type(value[name]) is list:
-                self._elements(value[name], self._redaction.of_elements(name))
+                self._elements(value[name], self._redaction.of_elements(name.strip()))
         for name, inner in list(value.items()):
             if type(inner) in _NESTED and name not in hashed:
                 if type(inner) is list and name in self._containers and self._redaction.positions:
                     self._unnamed_rows(inner, batch=name != "features")
                 value[name] = self._walk(inner, (*path, name), depth + 1)
         return value
+
+    def _named(self, value: dict[str, Any]) -> set[str]:
+        """Members that need a closer look, also those whose name has spaces around it."""
+        members = self._redaction.members
+        named = set(members.intersection(value))
+        for name in value:
+            plain = name.strip()
+            if plain is not name and plain in members:  # the very same text when there is nothing to take off
+                named.add(name)
+        return named
 
     def _is_dropped_tensor(self, item: dict[str, Any]) -> bool:
         return _is_tensor(item) and self._redaction.of_feature(item["name"]) == "drop"
@@ -116,10 +126,16 @@ class JsonRedactor:
         return self._redaction.of_feature(name) is not None or bool(self._redaction.of_elements(name))
 
     def _columns(self, frame: dict[str, Any]) -> None:
-        """A pandas split frame `{columns, data}`; without column names its rows have none."""
+        """A pandas split frame `{columns, data, index}`; without column names its rows have none.
+
+        What the index holds has no name in the body: row numbers, or the customers' ids. No reader makes a feature of it, so it goes,
+        unless it is to be hashed by the name `index`.
+        """
         columns, data = frame.get("columns"), frame.get("data")
         if type(data) is not list:
             return
+        if type(frame.get("index")) is list and self._redaction.of_feature("index") != "hash":
+            del frame["index"]
         if type(columns) is not list:
             if "name" not in frame and self._redaction.positions:
                 self._unnamed_rows(data, batch=True)

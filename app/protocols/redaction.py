@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from app.protocols.record import Features
@@ -66,13 +66,31 @@ class Redaction:
         """Actions on single elements of a named list or tensor."""
         return self._elements.get(name, {})
 
+    def of_field(self, name: str) -> Action:
+        """What happens to a header field, whose name has no case (RFC 9110, section 5.1)."""
+        wanted = name.lower()
+        return _stronger({action for known, action in self._actions.items() if known.lower() == wanted})
+
+    def of_place(self, steps: Sequence[str | int | None]) -> Action:
+        """What happens to the value at a JSON path's place: a name on the way covers all that is inside it."""
+        actions: set[Action] = set()
+        names: tuple[str, ...] = ()
+        for step in steps:
+            if isinstance(step, str):
+                actions.add(self.of_member(step, names))
+                names = (*names, step)
+            elif step is not None:  # of a named list, or of a row without names
+                actions.add(self.of_elements(names[-1]).get(step) if names else None)
+                actions.add(self.positions.get(step))
+        return _stronger(actions)
+
     def of_feature(self, name: str) -> Action:
-        """What happens to a feature by its full name, such as `user.email` or `x[3]`."""
+        """What happens to a feature by its full name, such as `user.email` or `x[3]`. Spaces around a name hide nothing."""
         if name in self._remembered:
             return self._remembered[name]
-        action = self._actions.get(name)
+        action = self._actions.get(name) or self._actions.get(name.strip())
         if action is None:
-            segments = tuple(name.partition("[")[0].split("."))
+            segments = tuple(segment.strip() for segment in name.partition("[")[0].split("."))
             action = _stronger(
                 {self.of_member(segment, segments[:depth]) for depth, segment in enumerate(segments)}
             )

@@ -21,6 +21,7 @@ REDACTION = Redaction(drop=["ssn", "user.email", "x[1]", "f2", "prompt"], hash=[
 SECRETS = (b"078-05-1120", b"ann@example.org", b"Ann Secret", b"41.0625")
 """What the bodies below hold under names that are dropped or hashed."""
 
+MLFLOW_CSV = {"protocol": "mlflow", "content_type": "text/csv"}
 CSV = b"ssn,name,kept\n078-05-1120,Ann Secret,7\n"
 
 
@@ -200,6 +201,54 @@ def test_a_redacted_body_reads_like_a_redacted_reading(
     assert later.facts.get("params") == direct.facts.get("params")
 
 
+@pytest.mark.parametrize("protocol", ["json", "oip", "tfserving", "openai"])
+@pytest.mark.parametrize(
+    "content_type", ["text/csv", "Text/CSV; charset=utf-8", "text/plain", "application/csv", ""]
+)
+def test_what_a_body_calls_itself_hides_nothing_from_a_protocol_that_reads_json(
+    protocol: str, content_type: str
+) -> None:
+    body = b'{"features":{"ssn":"078-05-1120","kept":7},"messages":[{"role":"user","content":"I am Ann Secret"}]}'
+    redacted = redact_body(body, content_type, protocol, REDACTION)
+    assert redacted.reason is None
+    assert b"078-05" not in redacted.body
+    assert (b"Ann Secret" in redacted.body) == (protocol != "openai")
+    assert b'"kept":7' in redacted.body
+
+
+@pytest.mark.parametrize("header", [b'"ssn "', b" ssn", b'"\tssn\xc2\xa0"', b"ssn"])
+def test_spaces_around_a_columns_name_hide_nothing(header: bytes) -> None:
+    redacted = redact_body(header + b",kept\n078-05-1120,7\n", "text/csv", "mlflow", REDACTION)
+    assert (redacted.body, redacted.reason) == (b"kept\n7\n", None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"ssn ":"078-05-1120","kept":7}',
+        b'{"a":[{"\\tssn":{"b":"078-05-1120"}}],"kept":7}',
+        b'{"inputs":[{"name":" ssn","shape":[1],"datatype":"BYTES","data":["078-05-1120"]}],"kept":7}',
+        b'{"dataframe_split":{"columns":["ssn ","x"],"data":[["078-05-1120",1]]},"kept":7}',
+    ],
+)
+def test_spaces_around_a_members_name_hide_nothing(body: bytes) -> None:
+    redacted = redact_body(body, "application/json", "oip", REDACTION)
+    assert b"078-05" not in redacted.body
+    assert b'"kept":7' in redacted.body
+    assert Redaction(drop=["ssn"]).apply({" ssn": 1, "user.ssn ": 2, "kept": 3}) == {"kept": 3}
+
+
+def test_a_data_frames_index_is_kept_only_as_a_hash() -> None:
+    """It has no name in the body, may be a column of ids, and is no feature."""
+    body = b'{"dataframe_split":{"index":["078-05-1120",2],"columns":["x"],"data":[[1],[2]]}}'
+    for redaction in (REDACTION, Redaction(drop=["index"])):
+        redacted = redact_body(body, "application/json", "mlflow", redaction)
+        assert redacted.body == b'{"dataframe_split":{"columns":["x"],"data":[[1],[2]]}}'
+    hashing = Redaction(hash=["index"], salt=SALT)
+    kept = json.loads(redact_body(body, "application/json", "mlflow", hashing).body)["dataframe_split"]
+    assert kept["index"] == [hashing.digest("078-05-1120"), hashing.digest(2)]
+
+
 def test_hashing_is_keyed_and_the_same_for_equal_values() -> None:
     hashed = REDACTION.apply({"name": "Ann Secret", "age": 41, "kept": 1, "none": None})
     assert hashed["kept"] == 1
@@ -247,7 +296,19 @@ def test_each_event_of_a_stream_is_redacted() -> None:
             {"content_type": "application/x-www-form-urlencoded"},
             Reason.UNSUPPORTED_CONTENT_TYPE,
         ),
-        (b"a,b\n1\n", {"content_type": "text/csv"}, Reason.INVALID_CSV),
+        (b"ssn\n078-05-1120\n", {"content_type": "text/csv"}, Reason.UNSUPPORTED_CONTENT_TYPE),
+        (b"a,b\n1\n", MLFLOW_CSV, Reason.INVALID_CSV),
+        (b"ssn;x\n078-05-1120;1\n", MLFLOW_CSV, Reason.INVALID_CSV),
+        (b"ssn\tx\n078-05-1120\t1\n", MLFLOW_CSV, Reason.INVALID_CSV),
+        (b'{"dataframe_split":{"columns":["ssn"],"data":[["078-05-1120"]]}}', MLFLOW_CSV, Reason.INVALID_CSV),
+        (b' [{"ssn":"078-05-1120"}]', MLFLOW_CSV, Reason.INVALID_CSV),
+        ("ssn,x\n078-05-1120,1\n".encode("utf-16"), MLFLOW_CSV, Reason.INVALID_CSV),
+        ("stra\u00dfe,x\nErika,1\n".encode("latin-1"), MLFLOW_CSV, Reason.INVALID_CSV),
+        (
+            b"+AHMAcwBu-,x\n078-05-1120,1\n",
+            MLFLOW_CSV | {"content_type": "text/csv; charset=UTF-7"},
+            Reason.UNSUPPORTED_CONTENT_TYPE,
+        ),
         (b'data: {"ssn"\n\n', {"content_type": "text/event-stream"}, Reason.INVALID_JSON),
         (b'{"ssn":"078-05-1120"}', {"protocol": "opaque"}, Reason.UNSUPPORTED_CONTENT_TYPE),
     ],

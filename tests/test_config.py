@@ -12,6 +12,7 @@ import yaml
 from app import config
 from app.config import Settings, load
 from app.config.consistency import METRICS
+from app.config.masking import masked
 from app.domain.model import Model, RoutingKey, UpstreamTls, Version
 from app.domain.performance.tally import for_task
 from app.domain.policy import AuthPolicy, JournalPolicy, ServerPolicy, Token
@@ -579,6 +580,33 @@ def test_each_wrong_token(tmp_path: Path, tokens: str, where: str) -> None:
         "models: {m: {production: v, versions: {v: {url: 'http://u:hunter2@h'}}}}",
         "models: {m: {retraining: {webhook: 'ftp://h/?token=hunter2'}}}",
         "server: 'redis://u:hunter2@h'",
+        "store: {url: 'postgresql://u:hunter2/x@h/db'}",
+        "store: {url: 'postgresql:/u:hunter2@h/db'}",
+        "store: {url: 'postgresql://u:hunter2'}",
+        "flags: {url: 'redis:/hunter2@h'}",
+        "flags: {url: 'redis://hunter2@:x/0'}",
+        "flags: {url: 'redis+sentinel://hunter2@h:x/m'}",
+        "auth: {tokens: [hunter2]}",
+        "auth: {tokens: hunter2}",
+        "auth: hunter2",
+        "auth: {tokens: [{name: 'hunter2 x', sha256: x, scopes: [hunter2]}]}",
+        "registry: {mlflow_token: [hunter2]}",
+        "registry: {mlflow_token: *hunter2}",
+        "registry: {mlflow_token: !hunter2 x}",
+        "registry: 'mlflow_token:hunter2'",
+        "registry: {mlflow_uri: 'https://hunter2@h:x'}",
+        "telemetry: {headers: 'Authorization=hunter2'}",
+        "telemetry: {headers: {Authorization: [hunter2]}}",
+        "telemetry: {headers: {'Authorization: hunter2': x}}",
+        "telemetry: {otlp_endpoint: 'h/hunter2'}",
+        "models: {m: {production: v, versions: {v: {url: 'http://hunter2@h'}}}}",
+        "models: {m: {production: v, versions: {v: {url: 'http://u:hunter2/x@h'}}}}",
+        "models: {m: {production: v, versions: {v: {url: 'http://u:hunter2'}}}}",
+        "models: {m: {retraining: {webhook: 'hooks.slack.com/services/hunter2'}}}",
+        "models: {m: {retraining: {webhook: ['https://hooks.slack.com/services/hunter2']}}}",
+        "models: {m: {retraining: {webhook: 'https://h:hunter2/services'}}}",
+        "models: {m: {retraining: 'webhook:https://hooks.slack.com/services/hunter2'}}",
+        'models: {m: {production: v, versions: {v: {url: http://h}}, match: {header: {X-Key: "hunter2\\n"}}}}',
     ],
 )
 def test_a_secret_is_in_no_message(tmp_path: Path, text: str) -> None:
@@ -587,12 +615,35 @@ def test_a_secret_is_in_no_message(tmp_path: Path, text: str) -> None:
         assert "er2" not in line
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://u:pw@h:5432/db", "postgresql://***@h:5432/db"),
+        ("postgresql://u:p@/w@h/db", "postgresql://***@h/db"),
+        ("https://token@h/x", "https://***@h/x"),
+        ("redis:/pw@h", "redis:/***@h"),
+        ("u:pw@h", "***@h"),
+        ("u:a:/pw@h", "***@h"),
+        ("http://h:pw/x", "http://h:***/x"),
+        ("http://h:80/x", "http://h:80/x"),
+        ("http://[::1]:80/x", "http://[::1]:80/x"),
+        ("http://h/x?a=1&api_key=pw&b=2", "http://h/x?a=1&api_key=***&b=2"),
+        ("sqlite:///data/gateway.db", "sqlite:///data/gateway.db"),
+        ("v1", "v1"),
+    ],
+)
+def test_what_a_message_shows_of_a_url(text: str, shown: str) -> None:
+    assert masked(text) == shown
+
+
 def test_a_secret_is_in_no_repr(tmp_path: Path) -> None:
     text = f"""
 store: {{url: "postgresql://u:hunter2@h/db"}}
 flags: {{url: "redis://:hunter2@h/0"}}
 auth: {{tokens: [{{name: a, sha256: {"ab" * 32}, scopes: [admin]}}]}}
-models: {{m: {{production: v, versions: {{v: {{url: http://h}}}}, retraining: {{webhook: "https://h/?token=hunter2"}}}}}}
+models: {{m: {{production: v, versions: {{v: {{url: http://h}}}}, retraining: {{webhook: "https://h/hunter2"}}}}}}
+registry: {{mlflow_token: hunter2}}
+telemetry: {{headers: {{Authorization: hunter2}}}}
 """
     settings = loaded(tmp_path, text)
     for shown in (repr(settings), str(settings), repr(settings.store), f"{settings.flags}"):

@@ -28,6 +28,9 @@ _BOOL = {
 _INT = re.compile(r"[-+]?[0-9]+")
 _OCTAL_OR_HEX = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_QUOTED_NAME = re.compile(
+    r"(?<=alias )'[^']*'|(?<=anchor )'[^']*'|(?<=handle )'[^']*'"
+)  # of a password that begins with * & or !
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
@@ -82,6 +85,7 @@ def parse(text: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(part for part in (error.context, error.problem) if part) or "cannot be parsed"
+        what = _QUOTED_NAME.sub("'…'", what)
         hint = "; indent with spaces, not tabs" if "'\\t'" in what else "; correct the YAML there"
         raise DocumentError(f"is not valid YAML: {what}{hint}", mark.line + 1 if mark else None) from None
     except yaml.YAMLError as error:
@@ -148,7 +152,7 @@ class _Builder:
         if isinstance(node, yaml.ScalarNode) and node.tag == _STR:
             text: str = node.value
             return text if node.style else _plain(text)
-        raise DocumentError(f"the tag {node.tag} is not used here; remove it", line, path)
+        raise DocumentError("the tag !… is not used here; remove it, or put the text in quotes", line, path)
 
     def mapping(self, node: yaml.MappingNode, path: Keys) -> Tree:
         found: Tree = {}

@@ -11,10 +11,21 @@ from pydantic_core import ErrorDetails
 
 from app.config.document import Document, Keys
 from app.config.kinds import NAME
-from app.config.masking import shown
+from app.config.masking import named, shown
 from app.config.reflection import names
 
-_FREE_TEXT = frozenset(("sha256",))  # never shown: someone may have put the token itself there
+# Values below these are never shown, nor is the reason why a URL cannot be read: a token, a key, a webhook whose path is one.
+_SECRET = (
+    ("auth",),
+    ("store", "url"),
+    ("flags", "url"),
+    ("registry", "mlflow_uri"),
+    ("registry", "mlflow_token"),
+    ("telemetry", "otlp_endpoint"),
+    ("telemetry", "headers"),
+    ("models", None, "retraining", "webhook"),
+)
+_NO_MAPPING = frozenset(("dict_type", "model_type", "model_attributes_type"))
 
 
 _NAME_RULE = "use letters, digits, dot, dash and underscore, at most 64, a letter or digit first"
@@ -63,8 +74,16 @@ def path(keys: Keys) -> str:
             text += f"[{key}]"
         else:
             plain = key.replace("_", "").replace("-", "").isalnum()
-            text += f".{key}" if plain else f"[{shown(key)}]"
+            text += f".{key}" if plain else "[…]" if is_secret(keys) else f"[{shown(key)}]"
     return text.removeprefix(".")
+
+
+def is_secret(keys: Keys) -> bool:
+    """Whether what stands there must not be repeated."""
+    return any(
+        len(keys) >= len(place) and all(one in (None, key) for one, key in zip(place, keys, strict=False))
+        for place in _SECRET
+    )
 
 
 def all_worded(error: ValidationError, tree: object) -> list[tuple[Keys, str]]:
@@ -82,10 +101,11 @@ def _worded(error: ErrorDetails, tree: object) -> tuple[Keys, str]:
     """A finding of the schema in the user's words."""
     keys = tuple(key for key in error["loc"] if key != "[key]")
     if keys != error["loc"]:
-        return keys, f"{shown(keys[-1])} is no name; {_NAME_RULE}"
+        return keys, f"{'this' if is_secret(keys) else shown(keys[-1])} is no name; {_NAME_RULE}"
     value = _at(tree, keys)
     context = error.get("ctx", {})
-    seen = "this text" if _FREE_TEXT.intersection(map(str, keys)) else shown(value)
+    # Where keys were expected, a text may be one of them with its value: `registry: mlflow_token:…`.
+    seen = named(value) if is_secret(keys) or error["type"] in _NO_MAPPING else shown(value)
     if error["type"] == "fault":
         return keys, f"{seen} {context['what']}"
     if error["type"] == "missing":
@@ -150,7 +170,7 @@ def _wrong_type(wanted: str) -> Callable[[str, Mapping[str, object]], str]:
 
 
 def _text(seen: str, _: Mapping[str, object]) -> str:
-    simple = seen != "nothing" and seen[:1] not in ("[", "'", "a")
+    simple = seen != "nothing" and seen[:1] not in ("[", "'", "a", "t")
     return f"{seen} is no text; " + (f'put it in quotes: "{seen}"' if simple else "give a text")
 
 

@@ -45,8 +45,8 @@ def upstream_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise fault(f"is no URL ({error}); write one such as http://127.0.0.1:9001") from None
+    except ValueError:  # its text repeats what stands where the port is expected: part of a password, for one
+        raise fault("is no URL; write one such as http://127.0.0.1:9001") from None
     if not url.isascii() or not url.isprintable() or " " in url:
         raise fault("has characters that no URL has; percent-encode them")
     if parts.scheme == "unix":
@@ -104,9 +104,9 @@ def _network_url(url: str, *, database: bool) -> None:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError as error:
+    except ValueError:
         raise fault(
-            f"is no URL ({masked(str(error))}); percent-encode special characters of the password"
+            "is no URL; check the port, and percent-encode special characters of the password"
         ) from None
     if not parts.hostname and not (database and "host=" in parts.query):
         raise fault("has no host; name the server")
@@ -118,8 +118,8 @@ def webhook_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError as error:
-        raise fault(f"is no URL ({masked(str(error))}); write one such as https://example.org/hook") from None
+    except ValueError:
+        raise fault("is no URL; write one such as https://example.org/hook") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise fault("is no http or https URL; write one such as https://example.org/hook")
     return url

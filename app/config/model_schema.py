@@ -209,7 +209,7 @@ class RetrainingSection(Section):
         default=None, description="For `strategy: schedule`: time between two trainings."
     )
     webhook: Annotated[str, AfterValidator(webhook_url)] | None = Field(
-        default=None, description="Called with each decision to retrain."
+        default=None, repr=False, description="Called with each decision to retrain."
     )
 
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from app.domain.model import Version
+from app.domain.model import Retraining, Version
 from tests.control_parts import START, Control, control, model, prediction, store_rows
 
 FLAGS = "/admin/models/credit/flags"
@@ -34,6 +34,19 @@ async def test_flags_are_read_and_changed_with_etag_and_if_match(tmp_path: Path)
         ).status_code == 200
         assert (await client.patch(FLAGS, json={"candidate": None})).json()["candidate"] is None
         assert (await client.patch(FLAGS, json={}, headers={"If-Match": "what?"})).status_code == 422
+
+
+async def test_no_credential_of_a_url_is_shown_to_whoever_may_read(tmp_path: Path) -> None:
+    """A chat's webhook has its credential in the path, others in the query."""
+    hook = "https://user:hunter2@hooks.example.org:8443/services/hunter2?token=hunter2#hunter2"
+    versions = (Version("v1", ("http://user:hunter2@10.0.0.1:9001/base",)),)
+    hooked = model(versions=versions, retraining=Retraining(webhook=hook))
+    async with control(tmp_path, hooked) as parts, parts.client() as client:
+        for path in ("/admin/models", "/admin/models/credit"):
+            reply = await client.get(path)
+            assert "hunter2" not in reply.text
+            assert '"webhook":"https://hooks.example.org:8443"' in reply.text
+            assert '"urls":["http://10.0.0.1:9001/base"]' in reply.text
 
 
 @pytest.mark.parametrize(

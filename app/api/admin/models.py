@@ -24,6 +24,12 @@ def without_credentials(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
+def scheme_and_host(url: str) -> str:
+    """Of a URL whose path may be the credential, as a chat's webhook has it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
 def version_view(version: Version, *, from_file: bool, registered_as: str | None = None) -> dict[str, Any]:
     """`registry_uri` is what a model registry calls the version, when it is known there."""
     number = registered.number_of(version)
@@ -47,7 +53,7 @@ def model_view(model: Model, services: Services) -> dict[str, Any]:
     ]
     settings = {name: value for name, value in asdict(model).items() if name not in ("name", "versions")}
     if model.retraining.webhook:
-        settings["retraining"]["webhook"] = without_credentials(model.retraining.webhook)
+        settings["retraining"]["webhook"] = scheme_and_host(model.retraining.webhook)
     return {
         "name": model.name,
         "configuration": settings,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -26,15 +25,13 @@ from app.commands.gateway import (
     UnreachableError,
     Url,
     UsageError,
+    patiently,
 )
 from app.commands.outcome_files import FIELDS, KINDS, Reading, Row, kind_of, rows, size_of
 
 commands = typer.Typer(no_args_is_help=True, help="Late outcomes.")
 
 BATCH = 1000
-BUSY = frozenset((429, 502, 503, 504))
-FIRST_DELAY_S = 0.5
-LONGEST_DELAY_S = 10.0
 SHOWN = 10
 
 
@@ -141,7 +138,11 @@ def _send(
         lines = "".join(json.dumps(row.outcome, default=str) + "\n" for row in good).encode(
             "utf-8", "replace"
         )
-        receipt = _patiently(lambda: _receipt(gateway, lines), patience_s, progress.rows)
+        try:
+            receipt = patiently(lambda: _receipt(gateway, lines), patience_s)
+        except UnreachableError as error:
+            done = f"{progress.rows} rows are in; the same command goes on after them"
+            raise UnreachableError(f"{error} ({done})") from None
         progress.accepted += int(receipt.get("accepted", 0))
         progress.duplicates += int(receipt.get("duplicates", 0))
         refused = receipt.get("rejected", [])
@@ -166,22 +167,6 @@ def _receipt(gateway: Gateway, lines: bytes) -> Answer:
         if error.status == 422 and "rejected" in error.body:  # all of them are bad
             return error.body
         raise
-
-
-def _patiently(ask: Callable[[], Answer], patience_s: float, done: int) -> Answer:
-    delay, end = FIRST_DELAY_S, time.monotonic() + patience_s
-    while True:
-        try:
-            return ask()
-        except (UnreachableError, RefusedError) as error:
-            if isinstance(error, RefusedError) and error.status not in BUSY:
-                raise
-            if time.monotonic() + delay > end:
-                raise UnreachableError(
-                    f"{error} ({done} rows are in; the same command goes on after them)"
-                ) from None
-        time.sleep(delay)
-        delay = min(delay * 2, LONGEST_DELAY_S)
 
 
 class Checkpoint:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -11,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import typer
 
+from app.commands import output
 from app.errors import GatewayError
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ Answer = dict[str, Any]
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT_S = 30.0
+BUSY = frozenset((429, 502, 503, 504))  # answers that another attempt may better: a part restarts, or is full
+FIRST_DELAY_S = 0.5
+LONGEST_DELAY_S = 10.0
 TOKEN_FILE = "admin-token"  # noqa: S105  # a file's name
 LARGEST_PROBLEM = 65_536
 
@@ -65,7 +70,7 @@ class Gateway:
         self.url = url
 
     @classmethod
-    def at(cls, url: str | None, token: str | None, data_dir: Path) -> Self:
+    def at(cls, url: str | None, token: str | None, data_dir: Path, timeout_s: float = TIMEOUT_S) -> Self:
         """Connects when first used. `UsageError` for a URL that is none."""
         import ssl
 
@@ -89,7 +94,7 @@ class Gateway:
             # trust_env: a proxy set for the internet must not get to see the token
             return cls(
                 httpx2.Client(
-                    base_url=base, headers=headers, timeout=TIMEOUT_S, trust_env=False, verify=trusted
+                    base_url=base, headers=headers, timeout=timeout_s, trust_env=False, verify=trusted
                 ),
                 base,
             )
@@ -181,6 +186,28 @@ class Gateway:
         if reply.status_code == 401:
             detail += "; give a token with --token or GATEWAY_TOKEN, or name the gateway's --data-dir"
         raise RefusedError(reply.status_code, detail, body)
+
+
+def patiently(
+    ask: Callable[[], Answer], patience_s: float, longest_delay_s: float = LONGEST_DELAY_S
+) -> Answer:
+    """What the gateway answers, asked again while it is away or busy, as when its control process restarts: so often that an
+    answer within `patience_s` is had. Says once, on standard error, that it waits. `UnreachableError` with the last reason."""
+    delay, end = min(FIRST_DELAY_S, longest_delay_s), time.monotonic() + patience_s
+    told = False
+    while True:
+        try:
+            return ask()
+        except (UnreachableError, RefusedError) as error:
+            if isinstance(error, RefusedError) and error.status not in BUSY:
+                raise
+            if time.monotonic() + delay > end:
+                raise UnreachableError(str(error)) from None
+            if not told:
+                output.say(f"{error}; trying again for up to {patience_s:g} s")
+            told = True
+        time.sleep(delay)
+        delay = min(delay * 2, longest_delay_s)
 
 
 def model_path(model: str, *parts: str) -> str:

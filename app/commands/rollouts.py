@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +23,7 @@ from app.commands.gateway import (
     UsageError,
     listed,
     model_path,
+    patiently,
 )
 
 commands = typer.Typer(no_args_is_help=True, help="A candidate's way to production.")
@@ -105,6 +106,9 @@ def watch(
     model: ModelName,
     rollout_id: RolloutId = None,
     every_s: Annotated[float, typer.Option(help="Seconds between two looks", min=0.1)] = 1.0,
+    patience_s: Annotated[
+        float, typer.Option(help="How long to try again while the gateway is away", min=0)
+    ] = 60.0,
     url: Url = None,
     token: TokenText = None,
     data_dir: DataDir = DATA_DIR,
@@ -114,33 +118,36 @@ def watch(
     with Gateway.at(url, token, data_dir) as gateway:
         which = rollout_id or _open(gateway, model)
         path = model_path(model, "rollouts", which)
-        last = _follow_as_json(gateway, path, every_s) if as_json else _follow(gateway, path, every_s)
+
+        def looks() -> Iterator[Answer]:
+            while True:
+                try:
+                    rollout = patiently(lambda: gateway.get(path), patience_s, longest_delay_s=every_s)
+                except UnreachableError as error:
+                    raise UnreachableError(f"{error} (the rollout goes on, unwatched)") from None
+                yield rollout
+                if settled(rollout):
+                    return
+                time.sleep(every_s)
+
+        last = _follow_as_json(looks()) if as_json else _follow(looks())
     raise typer.Exit(0 if last.get("state") == "promoted" else 1)
 
 
-def _follow(gateway: Gateway, path: str, every_s: float) -> Answer:
+def _follow(looks: Iterator[Answer]) -> Answer:
     from rich.live import Live
 
-    rollout = gateway.get(path)
-    with Live(_view(rollout, ""), console=output.console(), auto_refresh=False) as live:
-        while not settled(rollout):
-            time.sleep(every_s)
-            note = ""
-            try:
-                rollout = gateway.get(path)
-            except UnreachableError as error:  # a gateway that restarts is worth waiting for
-                note = str(error)
-            live.update(_view(rollout, note), refresh=True)
+    rollout = next(looks)
+    with Live(_view(rollout), console=output.console(), auto_refresh=False) as live:
+        for rollout in looks:
+            live.update(_view(rollout), refresh=True)
     return rollout
 
 
-def _follow_as_json(gateway: Gateway, path: str, every_s: float) -> Answer:
+def _follow_as_json(looks: Iterator[Answer]) -> Answer:
     """A line whenever something is new."""
-    rollout = gateway.get(path)
-    output.emit(rollout)
-    while not settled(rollout):
-        time.sleep(every_s)
-        now = gateway.get(path)
+    rollout: Answer = {}
+    for now in looks:
         if now != rollout:
             output.emit(now)
         rollout = now
@@ -166,10 +173,10 @@ def _show(rollout: Answer, as_json: bool) -> None:
     if as_json:
         output.emit(rollout)
     else:
-        output.console().print(_view(rollout, ""))
+        output.console().print(_view(rollout))
 
 
-def _view(rollout: Answer, note: str) -> Any:
+def _view(rollout: Answer) -> Any:
     from rich.console import Group
     from rich.text import Text
 
@@ -181,10 +188,9 @@ def _view(rollout: Answer, note: str) -> Any:
             output.table(
                 ("when", "what", "why"),
                 [(event.get("at"), event.get("kind"), event.get("reason")) for event in events],
+                output.console().width,
             )
         )
-    if note:
-        parts.append(Text(note, style="yellow"))
     return Group(*parts)
 
 

@@ -17,10 +17,16 @@ from app.commands.gateway import (
     Gateway,
     RefusedError,
     TokenText,
+    UnreachableError,
     Url,
     listed,
     model_path,
 )
+
+# A glance is answered at once or not at all: a part that hangs must not hide what the others say.
+PATIENCE_S = 3.0
+UNANSWERED = "no answer in time"
+STATES = ("ready", "degraded", "starting", "draining")
 
 
 def status(
@@ -28,8 +34,12 @@ def status(
 ) -> None:
     """Models, flags and health. 0 when the gateway takes traffic, else 1."""
     missing: dict[str, str] = {}
-    with Gateway.at(url, token, data_dir) as gateway:
+    with Gateway.at(url, token, data_dir, PATIENCE_S) as gateway:
         code, ready = gateway.look("/readyz")
+        if ready.get("status") not in STATES:
+            raise RefusedError(
+                code, f"{gateway.url}/readyz answers {code} and no state; is this a model gateway?", ready
+            )
         models = listed(_if_there(partial(gateway.get, "/admin/models"), "models", missing), "models")
         names = [str(model.get("name")) for model in models]
         health = {
@@ -50,18 +60,26 @@ def status(
 
 
 def _if_there(ask: Callable[[], Answer], name: str, missing: dict[str, str]) -> Answer:
-    """What a part of the gateway says; while that part is down the others still have something to say."""
+    """What a part of the gateway says; while that part is down the others still have something to say.
+
+    Once no answer came at all no other part is asked: they are behind the same process.
+    """
+    if UNANSWERED in missing.values():
+        missing.setdefault(name, UNANSWERED)
+        return {}
     try:
         return ask()
+    except UnreachableError:
+        missing[name] = UNANSWERED
     except RefusedError as error:
         if error.status < 500:
             raise
         missing[name] = str(error)
-        return {}
+    return {}
 
 
 def _show_gateway(code: int, ready: Answer, accounting: Answer) -> None:
-    word = "takes traffic" if code == 200 else "takes no traffic"
+    word = "takes traffic" if code == 200 else f"takes no traffic, {output.cell(ready.get('status'))}"
     if ready.get("degraded"):
         word += f", degraded: {output.cell(ready['degraded'])}"
     output.show_fields({"gateway": word, **accounting})

@@ -166,8 +166,10 @@ def test_a_busy_gateway_is_asked_again(run: Run, api: ScriptedApi) -> None:
     busy = Reply({"detail": "the journal is full"}, 503)
     api.on(FEEDBACK, busy, busy, accept)
     Path("a.csv").write_text("prediction_id,ground_truth\na,1\n")
-    assert run("feedback", "import", "a.csv", "--json").json["accepted"] == 1
+    ran = run("feedback", "import", "a.csv", "--json")
+    assert ran.json["accepted"] == 1
     assert len(api.asked) == 3
+    assert ran.err == "the journal is full; trying again for up to 60 s\n"  # once
 
 
 def test_a_broken_off_import_goes_on_where_it_stopped(run: Run, api: ScriptedApi) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.commands.conftest import Run
-from tests.scripted_api import Reply, ScriptedApi
+from tests.scripted_api import Asked, Reply, ScriptedApi
 
 FLAGS = {
     "model": "credit",
@@ -44,9 +45,8 @@ ROLLOUT = {
 
 
 def gateway_with(api: ScriptedApi, ready: int = 200, degraded: list[str] | None = None) -> None:
-    api.on(
-        "GET /readyz", Reply({"status": "ok" if ready == 200 else "down", "degraded": degraded or []}, ready)
-    )
+    state = "draining" if ready != 200 else "degraded" if degraded else "ready"
+    api.on("GET /readyz", Reply({"status": state, "degraded": degraded or []}, ready))
     api.on("GET /admin/models", {"models": [{"name": "credit", "flags": FLAGS}]})
     api.on(
         "GET /admin/models/credit/health",
@@ -100,6 +100,50 @@ def test_status_says_what_it_can_while_a_part_is_down(run: Run, api: ScriptedApi
     assert "credit" in ran.out
     assert "accounting: the store does not answer" in ran.err
     assert run("status", "--json").json["missing"] == {"accounting": "the store does not answer"}
+
+
+def test_status_says_what_was_dropped_and_why(run: Run, api: ScriptedApi) -> None:
+    gateway_with(api)
+    accounts = {"received": 10, "stored": 6, "pending": 1, "dropped": {"full": 3}, "quarantined": 0}
+    api.on("GET /admin/accounting", accounts)
+    lines = dict(line.split(maxsplit=1) for line in run("status").out.splitlines()[:6])
+    assert lines["dropped"] == "full 3"
+    assert lines["gateway"] == "takes traffic"
+
+
+def test_a_control_process_that_hangs_does_not_hide_what_readyz_says(
+    run: Run, api: ScriptedApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker answers /readyz; everything else is behind the process that hangs, and is not asked one after the other."""
+    monkeypatch.setattr("app.commands.status.PATIENCE_S", 0.3)
+    over = threading.Event()
+
+    def hang(asked: Asked) -> Reply:
+        over.wait(30)
+        return Reply({})
+
+    gateway_with(api, degraded=["control"])
+    api.on("GET /admin/models", hang)
+    ran = run("status")
+    over.set()
+    assert ran.status == 0
+    assert "takes traffic, degraded: control" in ran.out
+    assert "models: no answer" in ran.err
+    assert "accounting: no answer" in ran.err
+    assert [asked.path for asked in api.asked] == ["/readyz", "/admin/models"]
+
+
+@pytest.mark.parametrize(
+    "reply", [Reply({"detail": "Not Found"}, 404), Reply({"status": "UP"}), Reply(b"<html>Welcome</html>")]
+)
+def test_status_of_another_server_asks_whether_it_is_a_gateway(
+    run: Run, api: ScriptedApi, reply: Reply
+) -> None:
+    api.on("GET /readyz", reply)
+    ran = run("status")
+    assert ran.status == 1
+    assert f"{api.url}/readyz" in ran.err
+    assert "is this a model gateway?" in ran.err
 
 
 # ---- flags
@@ -208,6 +252,31 @@ def test_watch_follows_to_the_end_and_answers_with_it(
     assert [json.loads(line)["state"] for line in as_json.out.splitlines()] == ["canary", state]
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["shown", "json"])
+def test_a_control_process_that_restarts_does_not_end_the_watch(
+    run: Run, api: ScriptedApi, form: list[str]
+) -> None:
+    away = Reply({"detail": "the control process restarts", "code": "control_unavailable"}, 503)
+    api.on("GET /admin/models/credit/rollouts", {"rollouts": [ROLLOUT]})
+    api.on(
+        "GET /admin/models/credit/rollouts/r1", away, ROLLOUT, away, away, {**ROLLOUT, "state": "promoted"}
+    )
+    ran = run("rollout", "watch", "credit", "--every-s", "0.1", *form)
+    assert ran.status == 0
+    assert "promoted" in ran.out
+    assert ran.err.count("the control process restarts; trying again for up to 60 s") == 2
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["shown", "json"])
+def test_a_gateway_that_stays_away_ends_the_watch_with_a_word(
+    run: Run, api: ScriptedApi, form: list[str]
+) -> None:
+    api.on("GET /admin/models/credit/rollouts/r1", ROLLOUT, Reply({"detail": "away"}, 503))
+    ran = run("rollout", "watch", "credit", "--id", "r1", "--every-s", "0.1", "--patience-s", "0.2", *form)
+    assert ran.status == 1
+    assert "away (the rollout goes on, unwatched)" in ran.err
+
+
 # ---- review
 
 
@@ -223,6 +292,7 @@ def test_review_lists_and_labels(run: Run, api: ScriptedApi) -> None:
     api.on("POST /admin/models/credit/review/p1", {"accepted": 1})
     ran = run("review", "credit", "--strategy", "margin", "--limit", "5")
     assert "p1" in ran.out
+    assert "a 1" in ran.out
     assert api.asked[0].query == {"strategy": ["margin"], "limit": ["5"]}
     labels = ["p1=1", "p1=0.5", "p1=true", "p1=spam", "p1=NaN", "p1=null", 'p1="7"']
     assert run("review", "credit", *(part for label in labels for part in ("--label", label))).status == 0

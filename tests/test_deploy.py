@@ -20,6 +20,8 @@ from app.control.statistics import CATALOGUE
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yml"
+SYSTEMD = DEPLOY / "systemd"
+UNITS = sorted(SYSTEMD.glob("*.service"))
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 COMMANDS = {command.name for command in cli.registered_commands}
 
@@ -32,6 +34,28 @@ def compose() -> dict[str, Any]:
 def manifests() -> list[dict[str, Any]]:
     files = [path for path in (DEPLOY / "kubernetes").glob("*.yaml") if path.name != "configuration.yaml"]
     return [document for path in files for document in yaml.safe_load_all(path.read_text())]
+
+
+def rendered() -> list[dict[str, Any]]:
+    """What kustomize makes of them; without it, the same label where kustomization.yaml puts it."""
+    if shutil.which("kubectl"):
+        made = subprocess.run(
+            ["kubectl", "kustomize", str(DEPLOY / "kubernetes")],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        return [one for one in yaml.safe_load_all(made.stdout) if one]
+    (labels,) = yaml.safe_load((DEPLOY / "kubernetes" / "kustomization.yaml").read_text())["labels"]
+    assert labels["includeSelectors"] is True
+    found = [
+        one for one in manifests() if "template" in one.get("spec", {}) or one["kind"] == "NetworkPolicy"
+    ]
+    for one in found:
+        if "template" in one["spec"]:
+            one["spec"]["template"]["metadata"]["labels"] |= labels["pairs"]
+    return found
 
 
 def pods(*kinds: str) -> dict[str, dict[str, Any]]:
@@ -136,8 +160,8 @@ def test_the_grace_that_platforms_give_covers_the_drain() -> None:
         for container in pod["containers"]:
             waited = int(container["lifecycle"]["preStop"]["exec"]["command"][-1])
             assert pod["terminationGracePeriodSeconds"] > waited + drain + 10
-    unit = (DEPLOY / "systemd" / "model-gateway.service").read_text()
-    assert int(re.findall(r"^TimeoutStopSec=(\d+)", unit, re.MULTILINE)[0]) > drain + 10
+    for unit in UNITS:
+        assert int(re.findall(r"^TimeoutStopSec=(\d+)", unit.read_text(), re.MULTILINE)[0]) > drain + 10
 
 
 def test_the_image_holds_what_it_copies_and_runs_as_nobody_special() -> None:
@@ -177,22 +201,55 @@ def test_every_dependency_is_locked_with_a_hash() -> None:
 # ---- systemd and kubernetes
 
 
-def test_the_unit_runs_commands_that_exist() -> None:
-    unit = (DEPLOY / "systemd" / "model-gateway.service").read_text()
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+def test_a_unit_runs_commands_that_exist(unit: Path) -> None:
     called = re.findall(
-        r"^Exec(?:StartPre|Start)=/opt/model-gateway/bin/model-gateway (\S+)", unit, re.MULTILINE
+        r"^Exec(?:StartPre|Start)=/opt/model-gateway/bin/model-gateway (\S+)", unit.read_text(), re.MULTILINE
     )
     assert called == ["check-config", "migrate", "serve"]
     if shutil.which("systemd-analyze"):
         done = subprocess.run(
-            ["systemd-analyze", "verify", str(DEPLOY / "systemd" / "model-gateway.service")],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+            ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60, check=False
         )
-        complaints = [line for line in done.stderr.splitlines() if "model-gateway.service" in line]
+        complaints = [line for line in done.stderr.splitlines() if unit.name in line]
         assert [line for line in complaints if "is not executable" not in line] == []
+
+
+def test_units_differ_only_in_what_they_run() -> None:
+    """Confinement, limits and the way to stop are those of the one unit; a host runs one of them."""
+
+    def settings(path: Path) -> list[str]:
+        found = path.read_text().partition("[Unit]")[2].splitlines()
+        return [line for line in found if not line.startswith(("Description=", "ExecStart=", "Conflicts="))]
+
+    def run_as(path: Path) -> list[str]:
+        return re.findall(r"^ExecStart=.*gateway\.yaml ?(.*)$", path.read_text(), re.MULTILINE)
+
+    alone, controller, proxy = (
+        SYSTEMD / f"model-gateway{name}.service" for name in ("", "-controller", "-proxy")
+    )
+    assert sorted(UNITS) == sorted([alone, controller, proxy])
+    assert settings(alone) == settings(controller) == settings(proxy)
+    assert (run_as(alone), run_as(controller), run_as(proxy)) == (
+        [""],
+        ["--workers 1"],
+        ["--roles proxy,recorder"],
+    )
+    for apart in (controller, proxy):
+        assert "Conflicts=model-gateway.service" in apart.read_text()
+
+
+def test_the_network_policy_is_about_the_gateways_own_pods_alone() -> None:
+    """PostgreSQL, Redis and model servers may live in the same namespace; nobody may cut them off."""
+    (policy,) = (one for one in rendered() if one["kind"] == "NetworkPolicy")
+    chosen = policy["spec"]["podSelector"]["matchLabels"]
+    assert chosen == {"app.kubernetes.io/name": "model-gateway"}
+    workloads = [one for one in rendered() if one["kind"] in ("StatefulSet", "Job")]
+    assert workloads
+    for one in workloads:
+        assert chosen.items() <= one["spec"]["template"]["metadata"]["labels"].items()
+    reached = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert {53, 443, 5432, 6379, 9000, 26379} <= reached
 
 
 def test_pods_write_only_where_they_may() -> None:
@@ -294,6 +351,30 @@ def test_rules_and_dashboards_ask_for_metrics_that_exist(where: str, expression:
             )
     for labels in re.findall(r"\b(?:by|on|group_left) \(([^)]*)\)", expression):
         assert {label.strip() for label in labels.split(",") if label.strip()} <= known
+
+
+# Their labels name what happened: there is no series before the first time, and so no zero that increase() could begin at.
+_BORN_WITH_THE_FIRST = (
+    "gateway_rollbacks_total",
+    "gateway_quarantined_total",
+    "gateway_shadow_dropped_total",
+)
+
+
+def test_the_first_event_of_a_counter_is_seen() -> None:
+    counted = 0
+    for where, expression in expressions():
+        for name in _BORN_WITH_THE_FIRST:
+            if re.search(rf"increase\({name}\b", expression):
+                counted += 1
+                assert re.search(rf"{name}(\{{.*?\}})? unless {name}(\{{.*?\}})? offset", expression), where
+    assert counted >= 5
+    for test in yaml.safe_load((DEPLOY / "prometheus" / "rules.test.yml").read_text())["tests"]:
+        for one in test["input_series"]:
+            if one["series"].startswith(_BORN_WITH_THE_FIRST):
+                assert not re.match(r"0 ", one["values"]), (
+                    f"{test['name']}: a zero that the gateway never exposes"
+                )
 
 
 def test_recorded_series_that_are_used_are_recorded() -> None:

@@ -171,7 +171,8 @@ class EvidenceSection(Section):
     min_labels: int = Field(
         default=0,
         ge=0,
-        description="Mature labels of the candidate before it leaves its shadow, and before it is promoted.",
+        description="Requests that the candidate answered and that have mature labels, before it leaves its shadow, and "
+        "before it is promoted.",
     )
     same_answers: bool = Field(
         default=False,

@@ -31,7 +31,7 @@ TWO_ARMS = frozenset({"labels", "label_loss", "label_order"})
 
 
 class _Read(NamedTuple):
-    """What one reading found, by the question it answers."""
+    """What one reading found, by the question it answers: one row a request, however many its body had."""
 
     until: ReadUntil
     shadowed: Sequence[Row] = ()
@@ -65,9 +65,10 @@ class StoredEvidence:
         seen = evidence.read_until
 
         async def pairs(version: str, since: float, to: float, *, labelled: bool) -> list[Row]:
-            return await self._store.rollout_pairs(
+            rows = await self._store.rollout_pairs(
                 rollout, model.name, version, _time(since), _time(to), MAX_ROWS, labelled=labelled
             )
+            return list(_one_a_request(rows))
 
         if until.answers > seen.answers and any(metric.startswith("shadow") for metric in metrics):
             span = seen.answers, until.answers
@@ -76,10 +77,11 @@ class StoredEvidence:
                 found = found._replace(mirrored=await pairs(production, *span, labelled=False))
         if until.labels > seen.labels and label_kinds(model):
             span = seen.labels, until.labels
-            labelled = await self._store.rollout_labels(
+            rows = await self._store.rollout_labels(
                 rollout, model.name, _time(span[0]), _time(span[1]), MAX_ROWS
             )
-            if TWO_ARMS.intersection(metrics) and labelled and not _enough(labelled, span):
+            labelled, full = list(_one_a_request(rows)), len(rows) >= MAX_ROWS
+            if TWO_ARMS.intersection(metrics) and labelled and not (full or _enough(labelled, span)):
                 return found._replace(until=replace(until, labels=seen.labels))
             found = found._replace(
                 labelled=labelled,
@@ -104,7 +106,7 @@ def _enough(rows: Sequence[Row], span: tuple[float, float]) -> bool:
     """Whether a comparison of two arms can tell anything: about one label of the smaller arm. Decided by counts and
     time alone, never by who was right.
     """
-    if len(rows) >= MAX_ROWS or span[1] - span[0] > 3600.0:
+    if span[1] - span[0] > 3600.0:
         return True
     expected = sum(0.0001 * row["canary_percent"] * (100.0 - row["canary_percent"]) for row in rows)
     split = any(0.0 < row["canary_percent"] < 100.0 for row in rows)
@@ -117,13 +119,13 @@ def _told(
     threshold = model.shadow.agreement_threshold
     patience_ms = 1000.0 * model.shadow.timeout_s
     pairs = []
-    for row in _one_a_request(found.shadowed):
+    for row in found.shadowed:
         if row["production_version"] == production:
             # A copy has less time than a request: what production took longer for is no failure of the copy.
             failed = row["status"] >= 500 or row["latency_ms"] >= patience_ms
             pairs.append(ShadowPair(failed, row["shadow_status"] >= 500, _difference(row, threshold)))
     own = []
-    for row in _one_a_request(found.mirrored):
+    for row in found.mirrored:
         apart = _difference(row, threshold)
         if row["production_version"] == candidate and apart is not None:
             pairs.append(ShadowPair(False, False, -apart))  # the candidate was first
@@ -175,7 +177,9 @@ def _difference(row: Row, threshold: float) -> float | None:
 
 
 def _one_a_request(rows: Iterable[Row]) -> Iterator[Row]:
-    """One row of each body of several: they succeed and fail together."""
+    """One row of each body of several. Its rows fail together, and are hard or easy together: a vote each would count
+    one body's luck as often as it has rows (the design effect of a cluster sample: Kish, Survey Sampling, 1965).
+    """
     seen = set()
     for row in rows:
         request = (row["prediction_id"].partition(":")[0], row["role"])

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from msgspec import structs
+from scipy.stats import binom
 
 from app.control.controller import By
 from app.control.ports import Batch, PredictionRow, ShadowRow
 from app.domain.model import EvidencePolicy, Labels, Model, RoutingKey, Shadow
+from app.domain.rollout import Action
 from tests.control_parts import Control, control, model, outcome, prediction
 
 OPS = By("ops", "10.0.0.1", "operator")
@@ -175,6 +177,70 @@ async def test_several_rows_of_one_body_are_one_vote(tmp_path: Path) -> None:
         await parts.store.load(Batch(rows, shadows, (), (), ()))
         row = await after(parts, SETTLED_S)
         assert row["evidence"]["log_e"] < 1.0
+
+
+async def bodies(
+    parts: Control,
+    rollout: str,
+    wrong: Iterable[tuple[bool, bool]],
+    *,
+    rows: int,
+    first: str = "v1",
+    **row: Any,
+) -> None:
+    """Requests with that many rows each, all of them answered rightly or all wrongly: (by `first`, by the copy)."""
+    now = parts.clock.now()
+    made, shadows, outcomes = [], [], []
+    for number, (one, other) in enumerate(wrong):
+        base = prediction(now, number, model_version=first, rollout_id=rollout, confidence=None, **row)
+        for place in range(rows):
+            answer = structs.replace(
+                base, prediction_id=f"{base.prediction_id}:{place}", prediction=float(one)
+            )
+            made.append(answer)
+            if row["role"] == "production":
+                shadows.append(shadow_of(answer, prediction=float(other)))
+            outcomes.append(outcome(answer, 0.0, now + timedelta(seconds=1)))
+    await parts.store.load(Batch(made, shadows, outcomes, (), ()))
+    while await parts.store.join_waiting_outcomes(5000):
+        pass
+
+
+@pytest.mark.parametrize("paired", [False, True], ids=["two arms", "paired"])
+async def test_labels_of_bodies_with_many_rows_blame_no_identical_version_more_often_than_alpha(
+    tmp_path: Path, paired: bool
+) -> None:
+    """All rows of a body are right or wrong together. Two arms: a fifth of the bodies is too hard for either version.
+    Paired: each body is too hard for one of the two, whichever a coin says.
+    """
+    runs, alpha, blamed = 60, 0.05, 0
+    rows, bodies_an_arm = 20, 40
+    rng = np.random.default_rng(4)
+    async with control(tmp_path, known(alpha=alpha)) as parts:
+        await parts.controller.look()
+        for _ in range(runs):
+            if paired:
+                rollout = await shadowing(parts)
+                falls = rng.random(bodies_an_arm) < 0.5
+                await bodies(parts, rollout, [(f, not f) for f in falls], rows=rows, role="production")
+            else:
+                row = await parts.controller.begin(
+                    "credit", "v2", stages=(50.0,), dwell_s=1e6, by=OPS, reason=""
+                )
+                rollout = str(row["id"])
+                for version, role in (("v1", "production"), ("v2", "canary")):
+                    hard = rng.random(bodies_an_arm) < 0.2
+                    arm = [(wrong, wrong) for wrong in hard]
+                    await bodies(
+                        parts, rollout, arm, rows=rows, first=version, role=role, canary_percent=50.0
+                    )
+                    parts.clock.turn(1.0)
+            row = await after(parts, HORIZON_S + 1.0)
+            if row is None:
+                blamed += 1
+            else:
+                await parts.controller.act_on("credit", rollout, Action.ROLLBACK, by=OPS, reason="enough")
+    assert blamed <= binom.ppf(0.999, runs, alpha)
 
 
 async def test_labels_of_a_canary_are_compared_at_its_share(tmp_path: Path) -> None:

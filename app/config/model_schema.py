@@ -88,7 +88,9 @@ class ShadowSection(Section):
     )
     timeout_s: Timeout = Field(default=5.0, description="Deadline of a copy.")
     agreement_threshold: float = Field(
-        default=0.05, ge=0.0, description="Two numeric predictions that differ by no more agree."
+        default=0.05,
+        ge=0.0,
+        description="Two numeric predictions that differ by less agree; equal ones always do.",
     )
     noise_sample: Share = Field(
         default=0.01,

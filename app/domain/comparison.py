@@ -44,14 +44,14 @@ def apart(
     if type(production) is float and type(shadow) is float:
         difference = shadow - production
         if isfinite(difference):
-            return difference, abs(difference) < threshold
+            return difference, _agree(difference, threshold)
     comparison = compare(production, shadow, threshold)
     return comparison.difference, comparison.agreement
 
 
 def compare(production: Prediction, shadow: Prediction, threshold: float = DEFAULT_THRESHOLD) -> Comparison:
-    """Compare two predictions. Numbers agree when |difference| < threshold, as in the source text; labels
-    when equal.
+    """Compare two predictions. Numbers agree when |difference| < threshold, as in the source text, and when they
+    are equal, whatever the threshold; labels when equal.
 
     NaN against NaN agrees (both versions refuse alike), NaN or an infinity against anything else does
     not. A missing prediction, or lists nested deeper than 16, cannot be compared.
@@ -98,8 +98,14 @@ def _numbers(production: float, shadow: float, threshold: float) -> Comparison:
     difference = shadow - production
     if not isfinite(difference):  # finite numbers of opposite sign near the end of the range
         return Comparison(None, False, "difference overflows")
-    agreement = abs(difference) < threshold
+    if difference == 0.0:
+        return Comparison(difference, True, "equal")
+    agreement = _agree(difference, threshold)
     return Comparison(difference, agreement, f"|{difference:.6g}| {'<' if agreement else '>='} {threshold:g}")
+
+
+def _agree(difference: float, threshold: float) -> bool:
+    return difference == 0.0 or abs(difference) < threshold
 
 
 def _lists(

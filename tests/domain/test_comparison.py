@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.comparison import Comparison, Comparisons, Prediction, compare
+from app.domain.comparison import Comparison, Comparisons, Prediction, apart, compare
 
 NUMBER = st.floats(allow_nan=True, allow_infinity=True)
 PREDICTION = st.recursive(
@@ -82,8 +82,34 @@ def test_the_reason_says_what_was_found(production: Prediction, shadow: Predicti
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(0, 10))
 def test_finite_numbers_follow_the_source_rule(production: float, shadow: float, threshold: float) -> None:
     made = compare(production, shadow, threshold)
-    assert made.agreement == (abs(production - shadow) < threshold)
+    assert made.agreement == (production == shadow or abs(production - shadow) < threshold)
     assert made.difference == shadow - production
+
+
+@pytest.mark.parametrize(
+    ("production", "shadow", "agreement"),
+    [
+        (0.5, 0.5, True),
+        (0.0, -0.0, True),
+        (3, 3.0, True),
+        (0.5, 0.5000000000000001, False),
+        ([0.5, 0.25], [0.5, 0.25], True),
+        ([0.5, 0.25], [0.5, 0.26], False),
+    ],
+)
+def test_with_a_threshold_of_0_equal_numbers_agree_and_no_others(
+    production: Prediction, shadow: Prediction, agreement: bool
+) -> None:
+    assert compare(production, shadow, 0.0).agreement is agreement
+    assert apart(production, shadow, 0.0)[1] is agreement
+
+
+@given(PREDICTION, PREDICTION, st.sampled_from([0.0, 0.05]))
+def test_with_and_without_words_the_answer_is_the_same(
+    a: Prediction, b: Prediction, threshold: float
+) -> None:
+    made = compare(a, b, threshold)
+    assert apart(a, b, threshold) == (made.difference, made.agreement)
 
 
 @given(PREDICTION, PREDICTION)

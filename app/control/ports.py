@@ -257,7 +257,8 @@ class Store(Protocol):
         self, rollout_id: str, model: str, since: datetime, until: datetime, limit: int
     ) -> list[Row]:
         """Labelled answers to clients under a rollout, newest first: prediction_id, model_version, role, timestamp,
-        prediction, confidence, ground_truth, canary_percent. No forced ones, no fallbacks.
+        prediction, confidence, ground_truth, canary_percent. No forced ones, no fallbacks. Of more than `limit` the newest of
+        all versions together: what is left of two versions was answered in the same time.
         """
 
     def training_rows(

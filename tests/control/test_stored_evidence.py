@@ -13,6 +13,7 @@ import pytest
 from msgspec import structs
 from scipy.stats import binom
 
+from app.control import stored_evidence
 from app.control.controller import By
 from app.control.ports import Batch, PredictionRow, ShadowRow
 from app.domain.model import EvidencePolicy, Labels, Model, RoutingKey, Shadow
@@ -257,6 +258,31 @@ async def test_labels_of_a_canary_are_compared_at_its_share(tmp_path: Path) -> N
         await after(parts, HORIZON_S + 1.0)
         row = await parts.controller.rollout("credit", rollout)
         assert (row["state"], row["evidence"]["decisive_metric"]) == ("rolled_back", "labels")
+
+
+async def test_a_bad_spell_that_both_versions_had_is_nobodys_fault_when_there_is_more_than_one_reading_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an interruption ten minutes are read at once, of which the newest rows only. Were those cut in each version for
+    itself, production's last seconds would be compared with the candidate's ten minutes.
+    """
+    monkeypatch.setattr(stored_evidence, "MAX_ROWS", 500)
+    async with control(tmp_path, known()) as parts:
+        await parts.controller.look()
+        row = await parts.controller.begin("credit", "v2", stages=(10.0,), dwell_s=1e6, by=OPS, reason="")
+        rollout = str(row["id"])
+        rng = np.random.default_rng(5)
+        for minute in range(10):
+            part = 0.3 if minute < 9 else 0.05
+            for version, role, n in (("v1", "production", 540), ("v2", "canary", 60)):
+                answers = judged(rng, n, part, 0.0, 0.0)
+                facts = {"role": role, "canary_percent": 10.0, "second": ""}
+                await answered(parts, rollout, answers, first=version, **facts)
+                parts.clock.turn(30.0)
+        row = await after(parts, HORIZON_S + 1.0)
+        assert row is not None
+        assert row["evidence"]["log_e"] < 1.0
+        assert row["evidence"]["counts"]["labels"] == 60  # the last minute's, and none of those before
 
 
 async def test_with_sticky_keys_two_arms_are_not_compared_by_labels(tmp_path: Path) -> None:

@@ -116,11 +116,11 @@ class Controller:
         """Taken care of at once, in a task of its own."""
         if len(self._tripping) >= MAX_TRIPS or self._registry.get(trip.model) is None:
             return
-        task = asyncio.create_task(self._guard_tripped(trip), name=f"guard-{trip.model}")
+        task = asyncio.create_task(self._guard_tripped(writer, trip), name=f"guard-{trip.model}")
         self._tripping.add(task)
         task.add_done_callback(self._tripping.discard)
 
-    async def _guard_tripped(self, trip: GuardTrip) -> None:
+    async def _guard_tripped(self, writer: str, trip: GuardTrip) -> None:
         flags = self._flags.current(trip.model)
         if flags.candidate != trip.version or flags.rollout_id != trip.rollout_id or not flags.canary_enabled:
             return  # another worker was faster, or it belongs to a candidate that is out already
@@ -142,10 +142,9 @@ class Controller:
             return
         self.rollbacks[trip.model, trip.version, _GUARD.cause] += 1
         if trip.rollout_id:
-            figures = {"guard_requests": trip.requests, "guard_errors": trip.errors}
-            await self._record_trip(trip, reason, figures)
+            await self._record_trip(trip, reason, _figures_of(writer, trip))
 
-    async def _record_trip(self, trip: GuardTrip, reason: str, figures: dict[str, int]) -> None:
+    async def _record_trip(self, trip: GuardTrip, reason: str, figures: Mapping[str, Figure]) -> None:
         """The flags are safe; now the rollout must say so too."""
         async with self._lock:
             try:
@@ -465,6 +464,23 @@ class Controller:
     def series(self) -> Iterator[Series]:
         for labels, count in self.rollbacks.items():
             yield Series("gateway_rollbacks_total", labels, count)
+
+
+def _figures_of(writer: str, trip: GuardTrip) -> dict[str, Figure]:
+    """What the worker decided by, each figure that the link carries: the evidence of the controller has another window."""
+    of_the_rollout = (
+        "model",
+        "version",
+        "rollout_id",
+        "reason",
+        "at_ns",
+    )  # known, or given below or by the evidence
+    told = {
+        f"guard_{name}": value
+        for name, value in msgspec.structs.asdict(trip).items()
+        if name not in of_the_rollout and isinstance(value, (bool, int, float, str))
+    }
+    return {**told, "guard_writer": writer, "guard_at": trip.at_ns / 1e9}
 
 
 def _with_figures(result: Step, figures: Mapping[str, Figure]) -> Step:

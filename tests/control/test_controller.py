@@ -18,6 +18,7 @@ from app.control.controller import By
 from app.domain.model import Canary, RoutingKey
 from app.domain.rollout import Action
 from app.errors import ConflictError, GatewayError, InvalidError, NotFoundError, UnavailableError
+from app.link.messages import GuardTrip
 from tests.control_parts import Control, FlakyStore, control, model, until
 
 OPS = By("ops", "10.0.0.1", "operator")
@@ -149,6 +150,35 @@ async def test_a_guard_trip_takes_the_candidate_out_without_waiting_for_the_next
         assert (entry["actor"], entry["origin"]) == ("controller", "guard")
         assert "Error rate 100.0%" in entry["reason"]
         assert parts.controller.rollbacks == {("credit", "v2", "guard"): 1}
+
+
+async def test_a_guard_trip_leaves_every_figure_that_the_worker_sent_in_the_rollouts_history(
+    tmp_path: Path,
+) -> None:
+    async with control(tmp_path) as parts:
+        await lead(parts)
+        rollout = await begin(parts)
+        await parts.second(rollout, canary=7, bad=3, production=133, production_bad=1)
+        parts.trip(rollout)
+        await until(lambda: parts.controller.open_rollout("credit") is None)
+        await parts.controller.look()  # comes after what the trip still has to write
+        figures = (await stored(parts, rollout))["events"][-1]["figures"]
+        told = {
+            "guard_requests": 20,
+            "guard_errors": 20,
+            "guard_reason": "Error rate 100.0% exceeds threshold 5.0%.",
+            "guard_flags_revision": 1,
+            "guard_writer": "w0",
+            "guard_at": 0.0,
+            "guard_tripped": True,
+        }
+        assert told.items() <= figures.items()
+        of_the_rollout = {"model", "version", "rollout_id", "at_ns"}
+        sent = set(GuardTrip.__struct_fields__) - of_the_rollout
+        assert {f"guard_{name}" for name in sent} <= set(figures)
+        own = ("candidate_requests", "candidate_errors", "production_requests", "production_errors")
+        assert [figures[name] for name in own] == [7, 3, 133, 1]
+        assert {f"log_e.{name}" for name in ("errors", "latency")} <= set(figures)
 
 
 async def test_trips_of_several_workers_roll_back_once_and_an_old_one_is_ignored(tmp_path: Path) -> None:

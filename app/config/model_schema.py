@@ -102,7 +102,8 @@ class ShadowSection(Section):
 class ControlSection(Section):
     sample: Share = Field(
         default=1.0,
-        description="Share of canary requests also sent to production, to compare both on the same input.",
+        description="Share of canary requests also sent to production, to compare both on the same input. With 0 nothing "
+        "compares a candidate at 100 % and after its promotion.",
     )
     max_share: Share = Field(default=0.1, description="Most of production's load that this may add.")
     mode: Literal["after", "concurrent"] = Field(

@@ -33,6 +33,7 @@ from app.control.rollouts import (
     departure,
     event_view,
     flags_due,
+    pair_share,
     takes_back,
 )
 from app.control.stored_evidence import StoredEvidence
@@ -251,6 +252,8 @@ class Controller:
             )
         elif left is None and not trial.carried_out:
             await self._carry_out_again(trial)
+        if (known := self._registry.get(trial.rollout.model)) is not None:
+            trial.evidence.pair_share = pair_share(trial.rollout, known, flags)
         trial.evidence.advance(self._trials.now())
         result = step(trial.rollout, trial.look(), self._trials.now())
         if result.events:
@@ -418,8 +421,11 @@ class Controller:
             )
             shadow = shadow_dwell_s > 0 or shadow_min_requests > 0
             shadow = shadow or (flags.shadow_enabled and candidate in flags.shadow_versions)
+            former = self.health.arm(
+                model, rollout.production, "production", int(self._clock.now().timestamp())
+            )
             evidence = TrialEvidence.begin(
-                known, candidate, rollout.production, self._trials.now(), shadow=shadow
+                known, candidate, rollout.production, self._trials.now(), shadow=shadow, former=former
             )
             trial = Trial(rollout, evidence)
             await self._trials.store(trial, [])

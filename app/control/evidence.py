@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import structlog
 
-from app.domain.evidence.batch import batch_of
+from app.domain.evidence.batch import Arm, batch_of
+from app.domain.evidence.before_after import BeforeAfter, Limits, are_expected
 from app.domain.evidence.engine import Engine, LabelBatch, Look, ShadowBatch, Snapshot
 from app.domain.evidence.labelling import BY_TASK, TINY, loss_of
 from app.domain.evidence.metrics import EngineConfig, default_metrics
@@ -62,6 +63,12 @@ def engine_config(model: Model, *, shadow: bool = False) -> EngineConfig:
     )
 
 
+def limits(model: Model) -> Limits:
+    """What is tolerated of a candidate that nothing compares, whatever the former version did."""
+    error_rate = max(model.guard.error_rate, model.evidence.floor)
+    return Limits(error_rate, model.guard.latency_p99_ms, model.evidence.alpha)
+
+
 @dataclass(slots=True)
 class Stored:
     """What the store told since the last look."""
@@ -85,12 +92,19 @@ class TrialEvidence:
     def __init__(
         self,
         engine: Engine,
+        before_after: BeforeAfter,
         *,
         promoted_requests: int = 0,
         last_promoted_at: float | None = None,
         read_until: ReadUntil | None = None,
     ) -> None:
         self._engine = engine
+        self._before_after = before_after
+        self._former, self._alone = (
+            Arm(),
+            Arm(),
+        )  # between two looks: before, and since the candidate is alone
+        self.pair_share = 0.0  # of what it answers alone; see `rollouts.pair_share`
         self.read_until = read_until or ReadUntil(engine.started, engine.started)
         self._stored = Stored()
         self._promoted_requests = promoted_requests
@@ -102,10 +116,21 @@ class TrialEvidence:
 
     @classmethod
     def begin(
-        cls, model: Model, candidate: str, production: str, now: float, *, shadow: bool = False
+        cls,
+        model: Model,
+        candidate: str,
+        production: str,
+        now: float,
+        *,
+        shadow: bool = False,
+        former: Arm | None = None,
     ) -> TrialEvidence:
+        """`former`: what production answered just before."""
         config = engine_config(model, shadow=shadow)
-        return cls(Engine(config, candidate=candidate, production=production, started=int(now)))
+        before_after = BeforeAfter(limits(model))
+        before_after.before(former or Arm())
+        engine = Engine(config, candidate=candidate, production=production, started=int(now))
+        return cls(engine, before_after)
 
     @property
     def config(self) -> EngineConfig:
@@ -117,12 +142,18 @@ class TrialEvidence:
         for one in tick.versions:
             if one.rollout_id != rollout_id or self._pending >= MAX_PENDING:
                 continue
+            arm = Arm(one.requests, one.errors - one.shared_errors, one.latency)
             if one.version == candidate and one.role == "production":  # promoted: answers everything
                 self._promoted_requests += one.requests
                 self._last_promoted_at = now if one.requests else self._last_promoted_at
+                self._alone += arm
             elif one.version in (candidate, production):
                 self._counts[writer].append(one)
                 self._pending += 1
+                if one.role == "canary" and one.percent >= 100.0:
+                    self._alone += arm
+                elif one.role == "production" and one.percent < 100.0:
+                    self._former += arm
 
     def add_pairs(self, writer: str, pairs: Pairs, rollout_id: str) -> None:
         """Requests that both versions answered, or production twice. Of a promoted candidate the former production is
@@ -166,15 +197,23 @@ class TrialEvidence:
         shadows = [ShadowBatch("store", tick, stored.pairs, stored.own)] if stored.pairs or stored.own else []
         labels = [replace(one, source=f"store {n}", tick=tick) for n, one in enumerate(stored.labels)]
         self._engine.advance(tick, Look(batches, pairs, shadows, labels))
+        paired = sum(pair.version == candidate for some in self._pairs.values() for pair in some)
+        self._before_after.before(self._former)
+        self._before_after.after(self._alone, pairs=paired, share=self._pair_share())
+        self._former, self._alone = Arm(), Arm()
         self._looked_at = tick
         self._counts.clear()
         self._pairs.clear()
         self._pending = 0
 
+    def _pair_share(self) -> float:
+        """Pairs that nothing is bet on compare nothing."""
+        return self.pair_share if "paired_errors" in self.config.metrics else 0.0
+
     def figures(self) -> Evidence:
         """What a step looks at."""
         snapshot = self._engine.snapshot()
-        tally = self._engine.tally
+        tally, alone, share = self._engine.tally, self._before_after, self._pair_share()
         seen = [float(at) for at in (tally.last_request_tick, self._last_promoted_at) if at is not None]
         return Evidence(
             requests=tally.candidate_requests + self._promoted_requests,
@@ -184,6 +223,12 @@ class TrialEvidence:
             threshold=snapshot.threshold,
             labels=tally.labels,
             decisive_metric=snapshot.decisive_metric,
+            pairs=tally.pairs,
+            pair_share=share,
+            unpaired_requests=alone.unpaired,
+            pairs_expected=are_expected(alone.unpaired, share),
+            former_log_e=alone.log_e,
+            former_finding=alone.finding,
         )
 
     def snapshot(self) -> Snapshot:
@@ -191,10 +236,18 @@ class TrialEvidence:
         return self._engine.snapshot()
 
     def breakdown(self) -> dict[str, Figure]:
-        """What `log_e` is made of: `log_e = log Σ part · exp(log_e.METRIC)`, and the plain counts of either arm."""
+        """What `log_e` is made of: `log_e = log Σ part · exp(log_e.METRIC)`, and the plain counts of either arm. And so
+        for `former_log_e`, in two halves, with what was counted since nothing compared the candidate.
+        """
         snapshot = self._engine.snapshot()
         parts: dict[str, Figure] = {f"part.{one.name}": one.part for one in snapshot.metrics}
         parts |= {f"log_e.{one.name}": one.log_e for one in snapshot.metrics}
+        alone = self._before_after
+        if alone.tolerated is not None:
+            parts |= {f"former_log_e.{name}": log_e for name, log_e in alone.log_es.items()}
+            parts |= {f"alone.{name}": count for name, count in asdict(alone.since).items()}
+            parts |= {f"tolerated.{name}": part for name, part in asdict(alone.tolerated).items()}
+            parts |= {"former.requests": alone.former.requests, "former.errors": alone.former.errors}
         names = (
             "candidate_requests",
             "candidate_errors",
@@ -210,6 +263,8 @@ class TrialEvidence:
             "promoted_requests": self._promoted_requests,
             "last_promoted_at": self._last_promoted_at,
             "read_until": [self.read_until.answers, self.read_until.labels],
+            "before_after": self._before_after.state(),
+            "pair_share": self.pair_share,
         }
 
     @classmethod
@@ -223,12 +278,18 @@ class TrialEvidence:
             engine = load(str(state["engine"]))
             promoted, last = int(state["promoted_requests"]), state["last_promoted_at"]
             answers, labels = state.get("read_until") or (engine.last, engine.last)
-            return cls(
+            before_after = BeforeAfter(limits(model))
+            if "before_after" in state:  # earlier versions stored none
+                before_after = BeforeAfter.from_state(state["before_after"])
+            found = cls(
                 engine,
+                before_after,
                 promoted_requests=promoted,
                 last_promoted_at=None if last is None else float(last),
                 read_until=ReadUntil(float(answers), float(labels)),
             )
+            found.pair_share = float(state.get("pair_share", 0.0))
+            return found
         except (ValueError, KeyError, TypeError) as error:
             log.warning("stored evidence cannot be read; it begins anew", model=model.name, error=str(error))
             return cls.begin(model, candidate, production, now)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+from app.domain.evidence.batch import Arm
 from app.domain.evidence.tick import bucket_floor_ms
 from app.link.messages import VersionTick
 
@@ -65,6 +66,14 @@ class RecentHealth:
         here.latency.update(tick.latency)
         while track[0].at <= second - self._window_s:
             track.popleft()
+
+    def arm(self, model: str, version: str, role: str, now_s: int) -> Arm:
+        """What one version answered in one role within the window."""
+        track = self._tracks.get((model, version, role), ())
+        seconds = [
+            Arm(one.requests, one.errors, one.latency) for one in track if one.at > now_s - self._window_s
+        ]
+        return sum(seconds, Arm())
 
     def view(self, model: str, now_s: int) -> list[VersionHealth]:
         """Every version of the model that was asked anything lately."""

@@ -172,6 +172,17 @@ def changes(before: Flags, after: Flags) -> dict[str, Any]:
     return {**patch, "salt": after.salt} if "candidate" in patch else patch
 
 
+def pair_share(rollout: Rollout, model: Model, flags: Flags) -> float:
+    """Which part of its answers is to be compared with the former production's, once the candidate answers everything."""
+    control = model.canary.control
+    if rollout.production in flags.disabled_versions:
+        return 0.0
+    if rollout.state is not State.PROMOTED:
+        return min(control.sample, control.max_share)
+    shadowed = flags.shadow_enabled and rollout.production in flags.shadow_versions
+    return min(model.shadow.sample, control.max_share) if shadowed else 0.0
+
+
 def takes_back(command: Command) -> bool:
     """True for a command that makes things safer: it does not wait for the store."""
     return isinstance(command, (DisableCandidate, RestoreProduction))

@@ -15,10 +15,10 @@ import pytest
 
 from app.adapters.local import LocalLease
 from app.control.controller import By
-from app.domain.model import Canary, RoutingKey
+from app.domain.model import Canary, ControlMirror, RoutingKey, Shadow
 from app.domain.rollout import Action
 from app.errors import ConflictError, GatewayError, InvalidError, NotFoundError, UnavailableError
-from app.link.messages import GuardTrip
+from app.link.messages import GuardTrip, Pair, Pairs, Tick, VersionTick
 from tests.control_parts import Control, FlakyStore, control, model, until
 
 OPS = By("ops", "10.0.0.1", "operator")
@@ -89,6 +89,152 @@ async def test_a_healthy_candidate_goes_through_all_stages_to_production_and_the
             "advance", "advance", "advance", "promote", "close",
         ]  # fmt: skip
         assert all(event["reason"] for event in row["events"])
+
+
+UNCOMPARED = Canary(control=ControlMirror(sample=0.0))
+
+
+async def promoted(parts: Control, answered: int = 2000) -> str:
+    """v2 as production after v1 answered so many requests beside it."""
+    await lead(parts)
+    rollout = await begin(parts, dwell_s=1e6)
+    await parts.second(rollout, canary=answered // 19, production=answered, percent=5.0)
+    await parts.controller.act_on("credit", rollout, Action.PROMOTE, by=OPS, reason="sure")
+    assert parts.flags.current("credit").production == "v2"
+    return rollout
+
+
+async def second_alone(parts: Control, rollout: str, requests: int, bad: int, *, pairs: int = 0) -> None:
+    """A second of v2 as production; v1 failed on every one of the pairs on which v2 did."""
+    good = requests - bad
+    tick = int(parts.clock.now().timestamp())
+    counts = VersionTick("credit", "v2", "production", 0.0, 1, rollout, requests, bad, 0, {60: good})
+    parts.controller.tick("w0", Tick(tick, [counts]))
+    both = [Pair("credit", "v2", rollout, n < bad, n < bad, 9000, 9000, "v1") for n in range(pairs)]
+    parts.controller.pairs("w0", Pairs(tick, both))
+    parts.clock.turn(1.0)
+    await parts.controller.look()
+
+
+async def shadows_off(parts: Control) -> None:
+    await parts.flags.change("credit", {"shadow_enabled": False}, actor="ops", origin="", reason="load")
+
+
+@pytest.mark.parametrize("why", ["no control mirror", "shadows are off", "nothing is sampled"])
+async def test_a_promoted_version_that_fails_is_taken_back_also_where_nothing_compares_it(
+    tmp_path: Path, why: str
+) -> None:
+    how = {
+        "no control mirror": model(canary=UNCOMPARED),
+        "shadows are off": model(),
+        "nothing is sampled": model(shadow=Shadow(sample=0.0)),
+    }
+    async with control(tmp_path, how[why]) as parts:
+        if why == "shadows are off":
+            await shadows_off(parts)
+        rollout = await promoted(parts)
+        for _ in range(5):
+            await second_alone(parts, rollout, 30, 30)
+        flags = parts.flags.current("credit")
+        assert (flags.production, flags.candidate, flags.rollout_id) == ("v1", None, "")
+        row = await stored(parts, rollout)
+        assert row["state"] == "rolled_back"
+        last = row["events"][-1]
+        assert last["figures"]["former_log_e"] >= last["figures"]["threshold"]
+        assert "does worse than 'v1' did before" in last["reason"]
+        assert "of 2000)" in last["reason"]
+
+
+async def test_a_promoted_version_that_nothing_compares_is_watched_without_a_verdict_and_says_so(
+    tmp_path: Path,
+) -> None:
+    async with control(tmp_path, model(canary=replace(UNCOMPARED, watch_s=60.0))) as parts:
+        rollout = await promoted(parts)
+        for _ in range(30):
+            await second_alone(parts, rollout, 50, 1)
+        row = await stored(parts, rollout)
+        assert (row["state"], row["verdict"]["health"]) == ("promoted", "no_data")
+        assert "canary.control.sample" in row["verdict"]["reason"]
+        for _ in range(40):
+            await second_alone(parts, rollout, 50, 1)
+        row = await stored(parts, rollout)
+        assert (row["open"], row["events"][-1]["kind"]) == (False, "close")
+        assert "nothing compares it" in row["events"][-1]["reason"]
+
+
+async def test_an_incident_that_pairs_show_to_be_shared_takes_no_promoted_version_back(
+    tmp_path: Path,
+) -> None:
+    async with control(tmp_path) as parts:
+        rollout = await promoted(parts)
+        for _ in range(60):
+            await second_alone(parts, rollout, 30, 30, pairs=3)
+        row = await stored(parts, rollout)
+        assert (row["state"], row["verdict"]["health"]) == ("promoted", "healthy")
+        assert row["evidence"]["former_finding"] == ""
+
+
+async def test_when_the_copies_stay_away_a_promoted_version_is_held_against_what_was_before(
+    tmp_path: Path,
+) -> None:
+    """A tenth of its answers is to be compared. After 200 without a pair there is none to be hoped for."""
+    async with control(tmp_path) as parts:
+        rollout = await promoted(parts)
+        for _ in range(10):
+            await second_alone(parts, rollout, 25, 0)
+        row = await stored(parts, rollout)
+        assert (row["verdict"]["health"], row["evidence"]["pairs_expected"]) == ("no_data", False)
+        assert "has made a pair in" in row["verdict"]["reason"]
+        for _ in range(6):
+            await second_alone(parts, rollout, 25, 25)
+        assert parts.flags.current("credit").production == "v1"
+
+
+async def test_a_watch_without_a_comparison_outlives_a_restart(tmp_path: Path) -> None:
+    async with control(tmp_path, model(canary=UNCOMPARED)) as parts:
+        rollout = await promoted(parts)
+        for _ in range(2):
+            await second_alone(parts, rollout, 30, 30)
+        before = parts.controller.open_rollout("credit")
+    async with control(tmp_path, model(canary=UNCOMPARED), clock=parts.clock) as parts:
+        await lead(parts)
+        after = parts.controller.open_rollout("credit")
+        assert before is not None
+        assert after is not None
+        assert after["evidence"]["former_log_e"] == pytest.approx(
+            before["evidence"]["former_log_e"], abs=1e-9
+        )
+        for _ in range(2):
+            await second_alone(parts, rollout, 30, 30)
+        assert parts.flags.current("credit").production == "v1"
+
+
+async def test_a_candidate_that_turns_bad_at_100_percent_is_taken_out_also_without_a_control_mirror(
+    tmp_path: Path,
+) -> None:
+    async with control(tmp_path, model(canary=UNCOMPARED)) as parts:
+        await lead(parts)
+        rollout = await begin(parts, stages=(50.0, 100.0), dwell_s=1e6)
+        await parts.second(rollout, canary=1000, production=1000, percent=50.0)
+        await parts.controller.act_on("credit", rollout, Action.ADVANCE, by=OPS, reason="fine")
+        assert parts.flags.current("credit").canary_percent == 100.0
+        for _ in range(5):
+            await parts.second(rollout, canary=40, bad=40, percent=100.0)
+        assert parts.flags.current("credit").candidate is None
+        assert (await stored(parts, rollout))["state"] == "rolled_back"
+
+
+async def test_a_version_promoted_at_once_is_held_against_productions_last_minute(tmp_path: Path) -> None:
+    async with control(tmp_path, model(canary=UNCOMPARED)) as parts:
+        await lead(parts)
+        for _ in range(20):
+            parts.count("", production=50)
+            parts.clock.turn(1.0)
+        rollout = await begin(parts)
+        await parts.controller.act_on("credit", rollout, Action.PROMOTE, by=OPS, reason="sure")
+        for _ in range(5):
+            await second_alone(parts, rollout, 30, 30)
+        assert parts.flags.current("credit").production == "v1"
 
 
 async def test_a_stage_waits_for_dwell_and_requests_and_silence_is_no_data(tmp_path: Path) -> None:

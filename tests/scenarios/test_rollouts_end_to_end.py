@@ -43,6 +43,7 @@ def models(urls: dict[str, str]) -> dict[str, Any]:
         "errors": {"canary": NO_CONTROL},
         "slow": {"canary": NO_CONTROL},
         "good": {"canary": {"control": {"max_share": 1.0}, "watch_s": DWELL_LONG_S}},
+        "alone": {"canary": {**NO_CONTROL, "watch_s": DWELL_LONG_S}},
         "by-request": {**STICKY, "evidence": {"unit": "request"}},
         "by-key": {**STICKY, "evidence": {"unit": "key"}},
         "labelled": {
@@ -170,11 +171,14 @@ async def test_five_percent_errors_against_half_a_percent_are_out_within_twice_t
     assert row["evidence"]["counts"]["candidate_requests"] <= 2.0 * bound
     assert (500, "canary") not in driven.answers  # production answered what the candidate could not
     assert (200, "fallback") in driven.answers
-    _decided_again(begun, row)
+    last = _decided_again(begun, row)
+    assert last["log_e"] >= last["threshold"] == pytest.approx(math.log(1e4))
 
 
-def _decided_again(begun: Any, row: Any) -> None:
-    """From what the API shows alone: the sum of the bets, the verdict, and the state after each event."""
+def _decided_again(begun: Any, row: Any) -> Any:
+    """From what the API shows alone: the sum of the bets, the verdict, and the state after each event. Gives the figures of
+    the last one.
+    """
     events = [
         Event(datetime.fromisoformat(one["at"]).timestamp(), one["kind"], one["reason"], one["figures"])
         for one in row["events"]
@@ -184,7 +188,6 @@ def _decided_again(begun: Any, row: Any) -> None:
     total = sum(last[f"part.{name}"] * math.exp(last[f"log_e.{name}"]) for name in names)
     assert math.log(total) == pytest.approx(last["log_e"], abs=1e-9)
     assert sum(last[f"part.{name}"] for name in names) == pytest.approx(1.0)
-    assert last["log_e"] >= last["threshold"] == pytest.approx(math.log(1e4))
     given = {one.name: begun[one.name] for one in fields(Rollout) if one.name in begun}
     times = {name: _seconds(given[name]) for name in ("started_at", "stage_entered_at")}
     rollout = start(
@@ -203,6 +206,7 @@ def _decided_again(begun: Any, row: Any) -> None:
     assert (str(after.state), after.stage_index) == (row["state"], row["stage_index"])
     assert set(row["evidence"]["counts"]) == {one.name for one in fields(Tally)}
     msgspec.json.encode(row)
+    return last
 
 
 def _seconds(at: str) -> float:
@@ -251,6 +255,46 @@ async def test_a_good_canary_goes_all_the_way_and_one_that_turns_bad_while_it_is
     assert row["state"] == "rolled_back"
     assert row["evidence"]["decisive_metric"] == "paired_errors"
     await flags_become(gateway, "good", production="v1", shadow_versions=[], rollout_id="")
+
+
+async def test_a_promoted_version_that_nothing_compares_and_that_fails_is_taken_back_within_seconds(
+    gateway: RunningGateway, servers: RuledServers
+) -> None:
+    """Seven seconds of nothing but failures are enough when the former version is known by a hundred answers."""
+    driven = Driven(gateway, "alone")
+    begun = await asyncio.to_thread(driven.begin, stages=[50, 100], dwell_s=DWELL_LONG_S)
+    row = await driven.until(
+        lambda row: row["evidence"]["counts"]["production_requests"] >= 100, rate=160, most=6000
+    )
+    path = f"/admin/models/alone/rollouts/{driven.id}/promote"
+    reply = await asyncio.to_thread(gateway.admin, "POST", path, {"reason": "sure"})
+    assert reply.status_code == 200, reply.text
+    await flags_become(gateway, "alone", production="v2", shadow_versions=[])
+    row = await driven.until(
+        lambda row: (
+            "nothing compares it with 'v1': pairs need canary.control.sample" in row["verdict"]["reason"]
+        ),
+        rate=30,
+        most=900,
+    )
+    assert row["verdict"]["health"] == "no_data"
+    servers.rules["v2", "alone"] = failing(1.0, seed=9)
+    bad_from = driven.sent
+    row = await driven.until(
+        lambda row: row["state"] == "rolled_back" and kinds(row)[-1:] == ["rollback"], rate=30, most=30 * 30
+    )
+    assert kinds(row) == ["advance", "promote", "rollback"]
+    assert driven.sent - bad_from < 30 * 30
+    assert "does worse than 'v1' did before" in row["reason"]
+    assert "An incident that 'v1' would suffer too looks the same." in row["reason"]
+    last = _decided_again(begun, row)
+    halves = [0.5 * math.exp(last[f"former_log_e.{name}"]) for name in ("errors", "slow")]
+    assert math.log(sum(halves)) == pytest.approx(last["former_log_e"], abs=1e-9)
+    assert last["former_log_e"] >= last["threshold"]
+    await flags_become(gateway, "alone", production="v1", candidate=None, rollout_id="")
+    driven.answers.clear()
+    await driven.send(20)
+    assert driven.answers == {(200, "production")}
 
 
 def zipf_keys(salt: str, seed: int, failing_keys: set[str]) -> Callable[[int], str]:

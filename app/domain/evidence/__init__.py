@@ -7,6 +7,7 @@ Glossary
 --------
 arm        production or candidate; which of the two answered a request.
 batch      the counts of one replica in one tick, both arms, with the canary share in force.
+before and after  a candidate that answers everything against what the former production did: where no pairs come.
 bet        a rule that pays when bad events fall on the candidate more often than its share; none can win in
            the long run against a candidate that is no worse.
 e-value    what one unit of stake has become. Its mean is at most 1 while the candidate is no worse, so it

@@ -24,12 +24,13 @@ from app.domain.rollout.values import (
     StartShadow,
     Step,
 )
-from app.domain.rollout.verdict import Evidence, Figure, GuardMode, Health, Verdict, judge
+from app.domain.rollout.verdict import Alone, Evidence, Figure, GuardMode, Health, Verdict, judge
 
 __all__ = [
     "TRANSITIONS",
     "VERDICT",
     "Action",
+    "Alone",
     "Command",
     "DisableCandidate",
     "EndWatch",

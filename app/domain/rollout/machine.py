@@ -109,6 +109,7 @@ def verdict_on(rollout: Rollout, evidence: Evidence, now: float) -> Verdict:
         stale_s=rollout.stale_s,
         now=now,
         labels_due=rollout.labels_due,
+        alone=rollout.alone(evidence),
     )
 
 
@@ -199,12 +200,13 @@ def apply(rollout: Rollout, event: Event) -> Rollout:
     targets = TRANSITIONS[rollout.state, trigger]
     after = replace(rollout, state=targets[0], reason=event.reason)
     requests = int(figures.get("requests", rollout.requests_at_entry))
+    pairs = int(figures.get("pairs", rollout.pairs_at_entry))
+    entered = replace(after, stage_entered_at=event.at, requests_at_entry=requests, pairs_at_entry=pairs)
     match trigger:
         case Trigger.SHADOW:
             return replace(after, stage_entered_at=event.at)
         case Trigger.ADVANCE:
-            index = rollout.stage_index + 1
-            return replace(after, stage_index=index, stage_entered_at=event.at, requests_at_entry=requests)
+            return replace(entered, stage_index=rollout.stage_index + 1)
         case Trigger.PAUSE:
             return replace(after, paused_at=event.at)
         case Trigger.RESUME:
@@ -212,7 +214,7 @@ def apply(rollout: Rollout, event: Event) -> Rollout:
             since = event.at - rollout.elapsed_s(event.at)
             return replace(after, state=state, paused_at=None, stage_entered_at=since)
         case Trigger.PROMOTE:
-            return replace(after, paused_at=None, stage_entered_at=event.at, requests_at_entry=requests)
+            return replace(entered, paused_at=None)
         case Trigger.ROLLBACK:
             return replace(after, paused_at=None, ended_at=event.at)
         case Trigger.CLOSE:

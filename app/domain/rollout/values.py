@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from app.domain.rollout.states import State, Trigger
-from app.domain.rollout.verdict import Evidence, Figure, GuardMode, Health, Verdict
+from app.domain.rollout.verdict import Alone, Evidence, Figure, GuardMode, Health, Verdict
 
 VERDICT = "verdict"  # kind of the event that records a change of verdict; every other kind is a trigger
 
@@ -41,6 +41,7 @@ class Rollout:
     stage_index: int = -1  # of `stages`; -1 before the first
     stage_entered_at: float = 0.0  # moved on by the time spent paused
     requests_at_entry: int = 0  # the candidate's count when the stage began
+    pairs_at_entry: int = 0  # of the candidate and the former production, as well
     paused_at: float | None = None
     health: Health = Health.NO_DATA  # of the last recorded verdict
     reason: str = ""  # of the last event
@@ -76,6 +77,13 @@ class Rollout:
         if self.stage_index < 0 and self.state is not State.PROMOTED:
             return evidence.shadow_requests
         return max(evidence.requests - self.requests_at_entry, 0)
+
+    def alone(self, evidence: Evidence) -> Alone | None:
+        """Set once the candidate answers everything: at 100 %, and while it is watched."""
+        watched = self.state is State.PROMOTED
+        if not watched and self.percent < 100.0:
+            return None
+        return Alone(self.production, watched, max(evidence.pairs - self.pairs_at_entry, 0))
 
 
 @dataclass(frozen=True, slots=True)

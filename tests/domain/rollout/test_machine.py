@@ -86,6 +86,12 @@ evidences = st.builds(
     production_guard_tripped=st.booleans(),
     labels=st.integers(0, 100),
     decisive_metric=st.sampled_from(["", "errors"]),
+    pairs=st.integers(0, 400),
+    pair_share=st.sampled_from([0.0, 0.1]),
+    unpaired_requests=st.integers(0, 400),
+    pairs_expected=st.booleans(),
+    former_log_e=st.floats(-5.0, 12.0),
+    former_finding=st.sampled_from(["", "20 of 20 requests failed"]),
 )
 rollouts = st.builds(
     begun,
@@ -292,6 +298,41 @@ def test_a_paused_shadow_resumes_as_a_shadow() -> None:
 def test_a_clock_that_jumps_back_only_makes_a_stage_wait() -> None:
     rollout = at_stage(0)
     assert step(rollout, fine(500, -5000.0), -5000.0).commands == ()
+
+
+def watched_alone(now: float, **changes: object) -> Evidence:
+    known: dict[str, object] = {"requests": 500, "last_request_at": now, "log_e": -0.7, "pairs": 30}
+    return Evidence(**{**known, **changes})  # type: ignore[arg-type]
+
+
+def test_during_the_watch_only_pairs_that_came_since_the_promotion_make_a_verdict() -> None:
+    before = watched_alone(1100.0, requests=100, pair_share=0.1)
+    rollout = act(at_stage(2), Action.PROMOTE, "test", 1100.0, before).rollout
+    assert rollout.pairs_at_entry == 30
+    assert verdict_on(rollout, watched_alone(1110.0, pair_share=0.1), 1110.0).health is Health.NO_DATA
+    with_one = watched_alone(1110.0, pair_share=0.1, pairs=31)
+    assert verdict_on(rollout, with_one, 1110.0).health is Health.HEALTHY
+
+
+@pytest.mark.parametrize("promoted", [True, False])
+def test_what_does_far_worse_than_the_former_version_did_is_taken_back_where_nothing_compares_them(
+    promoted: bool,
+) -> None:
+    rollout = at_stage(2)
+    if promoted:
+        rollout = act(rollout, Action.PROMOTE, "test", 1100.0, fine(100, 1100.0)).rollout
+    worse = watched_alone(1110.0, pairs_expected=False, former_log_e=9.3)
+    result = step(rollout, worse, 1110.0)
+    assert result.rollout.state is State.ROLLED_BACK
+    assert isinstance(result.commands[0], RestoreProduction if promoted else DisableCandidate)
+    assert step(at_stage(1), worse, 1110.0).rollout.state is State.CANARY  # its arms are compared
+
+
+@given(rollouts, looks)
+def test_a_watch_in_which_nothing_is_compared_is_never_healthy(rollout: Rollout, course: Course) -> None:
+    for t in course_of(rollout, course):
+        if t.before.state is State.PROMOTED and not t.evidence.pairs_expected:
+            assert verdict_on(t.before, t.evidence, t.now).health is not Health.HEALTHY
 
 
 def test_what_degrades_during_the_watch_gives_production_back_to_the_former_version() -> None:

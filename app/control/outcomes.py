@@ -116,7 +116,9 @@ class OutcomeIntake:
                 taken.append(record)
                 accepted[model] += 1
                 self._remember(record.outcome_id)
-        for index, model, reason in sorted(refused):  # in the order they were sent, whatever was wrong with them
+        for index, model, reason in sorted(
+            refused
+        ):  # in the order they were sent, whatever was wrong with them
             self._reject(receipt, index, model, reason)
         if not taken:
             return

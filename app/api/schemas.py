@@ -75,7 +75,7 @@ class FeedbackReceipt(BaseModel):
 
 
 class AccountingView(BaseModel):
-    """received = stored + pending + dropped + quarantined."""
+    """received = stored + pending + dropped. Those in quarantine count as stored, too."""
 
     received: int
     stored: int

@@ -18,6 +18,9 @@ export const session = {
   end: () => sessionStorage.removeItem(TOKEN),
 };
 
+/** Whether a token can be sent at all: a header carries no other characters. */
+export const sendable = (token) => /^[\x21-\x7e]+$/.test(token);
+
 const PATIENCE_MS = 30_000;
 
 /** One call; the parsed answer. `headers` may carry If-Match. An answer that is cut off or too late is a `Refusal(0, …)`. */

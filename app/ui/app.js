@@ -1,9 +1,9 @@
 // The dashboard: signs in, follows the address (#/…), and draws the view that it names, anew whenever an answer arrives.
 
-import { get, Refusal, session } from "./api.js";
+import { get, Refusal, sendable, session } from "./api.js";
 import { draw, h } from "./dom.js";
 import { History, Live } from "./live.js";
-import { badge, waiting } from "./pieces.js";
+import { badge, healthBadge, waiting } from "./pieces.js";
 import { accountingView } from "./views/accounting.js";
 import { auditView } from "./views/audit.js";
 import { controlsView } from "./views/controls.js";
@@ -36,9 +36,18 @@ let place = null;
 
 /** `#/` → overview, `#/audit`, `#/models/{model}/{tab}`. */
 function placeOf(hash) {
-  const [first = "", model, tab = "traffic"] = hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  const [first = "", model, tab = "traffic"] = hash.replace(/^#\/?/, "").split("/").map(decoded);
   if (first === "models" && model) return { view: TABS[tab] ?? trafficView, model, tab: TABS[tab] ? tab : "traffic" };
   return { view: PAGES[first] ?? overviewView, page: PAGES[first] ? first : "" };
+}
+
+/** An address that somebody cut or mistyped names nothing, but it still gets an answer. */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 function follow() {
@@ -111,8 +120,11 @@ function missing(here) {
   return h("p", { class: "message bad" }, `There is no model named ${here.name}.`);
 }
 
-function stateOf({ flags }) {
+function stateOf(model) {
+  const { flags } = model;
   const parts = [badge(`production ${flags.production}`)];
+  const health = healthBadge(model);
+  if (health.props.class.includes("bad")) parts.push(health);
   if (flags.candidate && flags.canary_enabled) parts.push(badge(`canary ${flags.candidate} ${flags.canary_percent} %`, "warn"));
   if (flags.disabled_versions.length) parts.push(badge(`disabled: ${flags.disabled_versions.join(", ")}`, "bad"));
   if (!flags.durable) parts.push(badge("change not stored yet", "warn"));
@@ -133,6 +145,10 @@ function signIn(problem = "") {
   const submit = async (event) => {
     event.preventDefault();
     const token = new FormData(event.target).get("token").trim();
+    if (!sendable(token)) {
+      signIn("A token has only Latin letters, digits and signs, without spaces; this text has others.");
+      return;
+    }
     try {
       await get("/admin/models", { token });
       session.start(token);

@@ -8,17 +8,29 @@ export const figures = (pairs) => h("dl", { class: "figures" }, pairs.map(([name
 
 export const badge = (text, tone = "") => h("span", { class: `badge ${tone}` }, text);
 
+/** How production fares, by the window rule over the last minute. Too little traffic is neither good nor bad. */
+export function healthBadge({ flags, health, configuration }) {
+  const own = health.find((row) => row.version === flags.production && row.role === "production");
+  if (!own || own.requests === 0) return badge("no traffic");
+  if (own.guard_tripped) return badge(own.error_rate > configuration.guard.error_rate ? "failing" : "slow", "bad");
+  if (own.guard_tripped == null) return own.error_rate > 0 ? badge("errors, little traffic", "warn") : badge("little traffic");
+  return badge("steady", "good");
+}
+
 export const card = (title, ...content) => h("section", { class: "card" }, title && h("h2", null, title), ...content);
 
-/** `columns`: [{name, of: row => content, numeric}]. */
-export function table(columns, rows, { caption, empty = "nothing yet", key } = {}) {
+/** `columns`: [{name, of: row => content, numeric}]. A `slim` one stays a table on a phone; others become lists of rows there. */
+export function table(columns, rows, { caption, empty = "nothing yet", key, slim = false } = {}) {
   if (!rows || rows.length === 0) return h("p", { class: "empty" }, empty);
   return h("div", { class: "scroll" },
-    h("table", null,
+    h("table", { class: slim ? "slim" : "" },
       caption && h("caption", null, caption),
       h("thead", null, h("tr", null, columns.map((column) => h("th", { scope: "col", class: column.numeric ? "n" : "" }, column.name)))),
       h("tbody", null, rows.map((row, index) => h("tr", { key: key ? key(row) : index }, columns.map((column) => h("td", { "data-name": column.name, class: column.numeric ? "n" : column.tight ? "tight" : "" }, h("div", null, column.of(row)))))))));
 }
+
+/** What the gateway says of a reason, as a sentence of its own. */
+export const sentence = (text) => text && text[0].toUpperCase() + text.slice(1);
 
 /** A moment as local time, with the full form for those who point at it. */
 export function moment(text) {
@@ -26,7 +38,7 @@ export function moment(text) {
   const at = new Date(typeof text === "number" ? text * 1000 : text);
   const today = at.toDateString() === new Date().toDateString();
   return h("time", { datetime: at.toISOString(), title: at.toISOString() },
-    today ? at.toLocaleTimeString("en-GB") : `${at.toLocaleDateString("en-GB")} ${at.toLocaleTimeString("en-GB")}`);
+    today ? at.toLocaleTimeString("en-GB") : `${at.toLocaleDateString("sv-SE")} ${at.toLocaleTimeString("en-GB")}`);
 }
 
 /** Tells screen readers, without moving the focus. */
@@ -38,7 +50,7 @@ export function announce(text) {
  * Asks before something changes for clients. `act({reason, …fields})` does it; its error stays in the dialog.
  * `fields`: [{name, label, options?, value?}] are asked beside the reason.
  */
-export function confirm({ title, words, action, danger, fields = [], act }) {
+export function confirm({ title, words, action, danger, risky, fields = [], act }) {
   const dialog = document.createElement("dialog");
   let problem = "";
   let busy = false;
@@ -72,7 +84,7 @@ export function confirm({ title, words, action, danger, fields = [], act }) {
       h("input", { id: "ask-reason", name: "reason", required: true, maxlength: 300, autocomplete: "off", autofocus: true }),
       problem && h("p", { class: "message bad", role: "alert" }, problem),
       h("div", { class: "actions" },
-        h("button", { type: "submit", class: danger ? "danger" : "primary", disabled: busy }, action),
+        h("button", { type: "submit", class: danger ? "danger" : risky ? "risky" : "primary", disabled: busy }, action),
         h("button", { type: "button", onclick: close }, "Cancel"))));
   dialog.setAttribute("aria-labelledby", "dialog-title");
   dialog.addEventListener("close", () => dialog.remove());

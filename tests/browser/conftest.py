@@ -24,6 +24,8 @@ from tests.system import PLAIN, ROOT, RunningGateway, running_gateway
 from tests.worker import eventually
 
 MODEL = "biopsy"
+WAITING = "credit"  # outcomes are known after a month, and few requests come
+AILING = "pricing"  # nobody answers at its production's address
 RATE = "40"
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
@@ -81,7 +83,7 @@ def _answers(url: str) -> bool:
 def gateway(
     model_servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
-    """Under traffic, with outcomes that come back a second later."""
+    """One model under traffic, with outcomes that come back a second later; two that only single tests ask."""
     directory = tmp_path_factory.mktemp("gateway")
     model = {
         "match": {"path_prefix": f"/models/{MODEL}", "strip": True},
@@ -95,7 +97,19 @@ def gateway(
         "labels": {"horizon_s": 3.0, "min_coverage": 0.5},
         "retraining": {"metric": "accuracy", "baseline": 0.95},
     }
-    with running_gateway(directory, {MODEL: model}, port=free_port(), server={"workers": 1}) as running:
+    waiting = {
+        **model,
+        "match": {"path_prefix": f"/models/{WAITING}", "strip": True},
+        "labels": {"horizon_s": 2_592_000.0},
+        "retraining": {},
+    }
+    ailing = {
+        "match": {"path_prefix": f"/models/{AILING}", "strip": True},
+        "production": "v1",
+        "versions": {"v1": {"url": f"http://127.0.0.1:{free_port()}"}},
+    }
+    models = {MODEL: model, WAITING: waiting, AILING: ailing}
+    with running_gateway(directory, models, port=free_port(), server={"workers": 1}) as running:
         command = ("examples.clients", "--gateway", running.url, "--rate", RATE, "--seconds", "600")
         token = ("--token-file", str(directory / "data" / "admin-token"), "--label-delay", "1")
         with _program(directory / "clients.log", *command, *token):

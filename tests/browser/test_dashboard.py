@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
-from tests.browser.conftest import DESK, MODEL, PHONE, Visit, Visitor
-from tests.system import RunningGateway
+from app.demo.releases import World
+from tests.browser.conftest import AILING, DESK, MODEL, PHONE, WAITING, Visit, Visitor
+from tests.system import PLAIN, ROOT, RunningGateway
 from tests.worker import eventually
 
 pytestmark = pytest.mark.browser
 
 TABS = ("traffic", "rollout", "shadow", "performance", "drift", "retraining", "review", "controls")
-PAGES = ("#/", "#/accounting", "#/audit", *(f"#/models/{MODEL}/{tab}" for tab in TABS))
+PAGES = (
+    *("#/", "#/accounting", "#/audit"),
+    *(f"#/models/{model}/{tab}" for model in (MODEL, WAITING) for tab in TABS),
+)
 READABLE = 4.5  # WCAG 2.2, 1.4.3: contrast of text
 LARGE = 3.0
 
@@ -38,6 +48,21 @@ def test_a_wrong_token_is_told_and_the_right_one_lets_in(visit: Visitor) -> None
     one.page.get_by_label("Token").wait_for()
 
 
+def test_a_token_that_no_header_can_carry_is_told_before_it_is_sent(visit: Visitor) -> None:
+    one = visit(signed_in=False)
+    asked: list[str] = []
+    one.page.on("request", lambda request: asked.append(request.url))
+    one.sign_in("пароль")
+    one.page.get_by_role("alert").filter(has_text="only Latin letters").wait_for()
+    assert [url for url in asked if "/admin" in url] == []
+
+
+@pytest.mark.parametrize("place", ["#/models/%E0%A4%A", "#/models/%E0%A4%A/drift", "#/%"])
+def test_an_address_that_cannot_be_read_is_still_answered(visit: Visitor, place: str) -> None:
+    one = visit(at=place)
+    one.sees("There is no model named %E0%A4%A." if "models" in place else "Models")
+
+
 def test_an_operator_starts_a_rollout_watches_it_move_and_takes_it_back(
     visit: Visitor, gateway: RunningGateway
 ) -> None:
@@ -59,6 +84,11 @@ def test_an_operator_starts_a_rollout_watches_it_move_and_takes_it_back(
         lambda: page.evaluate("() => document.querySelector('.facts')?.innerText.match(/([1-9][0-9]*) requests/)") or None,
         30.0, "requests in this stage",
     )  # fmt: skip
+    one.sees("of at least 20 requests")
+    one.sees("of at least 60 min")
+    looks = {page.get_by_role("button", name=name).evaluate("(node) => getComputedStyle(node).color")
+             for name in ("Pause", "Promote now", "Roll back")}  # fmt: skip
+    assert len(looks) == 3, "what is dangerous looks so, and not like what is only bold"
     # Somebody else moves it: the page hears of it without being asked.
     (latest,) = gateway.get(f"/admin/models/{MODEL}/rollouts?limit=1")["rollouts"]
     gateway.admin("POST", f"/admin/models/{MODEL}/rollouts/{latest['id']}/pause", {"reason": "lunch"})
@@ -135,6 +165,134 @@ def test_a_change_based_on_old_flags_is_refused_in_words(visit: Visitor, gateway
     dialog.get_by_role("alert").filter(has_text="Someone changed the flags").wait_for()
     assert gateway.get(f"/admin/models/{MODEL}/flags")["shadow_versions"] == ["v3"]
     gateway.set_flags(MODEL, shadow_versions=["v2"])
+
+
+# ---- what is shown is what is known
+
+
+def predict(gateway: RunningGateway, model: str, **features: object) -> int:
+    reply = httpx2.post(
+        f"{gateway.url}/models/{model}/predict",
+        json={"features": features},
+        trust_env=False,
+        timeout=10.0,
+        verify=PLAIN,
+    )
+    return reply.status_code
+
+
+def test_a_quarantined_record_does_not_upset_the_accounts(visit: Visitor, gateway: RunningGateway) -> None:
+    """It was stored, whole, in quarantine: counted once."""
+    predict(gateway, WAITING, note="\u0000")
+    eventually(lambda: gateway.accounting()["quarantined"] > 0, 20.0, "a quarantined record")
+    one = visit(at="#/accounting")
+    figure = one.page.locator(".figures div", has_text="quarantined, of the stored").locator("dd")
+    eventually(lambda: figure.inner_text() == str(gateway.accounting()["quarantined"]), 10.0, "the record")
+    assert one.page.locator(".badge", has_text="does not add up").count() == 0
+    one.page.locator(".badge", has_text=re.compile("^adds up$")).wait_for()
+
+
+def test_a_model_whose_production_fails_is_called_failing(visit: Visitor, gateway: RunningGateway) -> None:
+    one = visit()
+    card = one.page.locator(".card.model", has_text=AILING)
+    card.locator(".badge", has_text=re.compile("^no traffic$")).wait_for()
+    assert {predict(gateway, AILING) for _ in range(25)} == {502}
+    card.locator(".badge.bad", has_text=re.compile("^failing$")).wait_for()
+    assert card.locator(".badge.good").count() == 0
+    assert AILING in one.page.locator(".card.model").first.inner_text(), "it stands first"
+    one.open(f"#/models/{AILING}/traffic")
+    one.page.locator(".title .badge.bad", has_text="failing").wait_for()
+
+
+def test_no_data_is_shown_neither_as_good_nor_as_bad(visit: Visitor, gateway: RunningGateway) -> None:
+    for case in World(3).cases(3):
+        assert predict(gateway, WAITING, **case.features) == 200
+    one = visit(at=f"#/models/{WAITING}/retraining")
+    page = one.page
+    page.get_by_role("button", name="Evaluate now").click()
+    page.locator("main .badge", has_text=re.compile("^not known$")).wait_for()
+    assert page.locator("main .card .badge.good").count() == 0
+    one.open(f"#/models/{WAITING}/shadow")
+    one.sees("no pair has been compared yet")
+    one.open(f"#/models/{WAITING}/review")
+    page.get_by_role("button", name=re.compile("Draw 10")).wait_for()
+    assert page.get_by_text("0 labelled").count() == 0
+    one.open(f"#/models/{WAITING}/drift")
+    one.sees(f"/admin/models/{WAITING}/baseline")
+    assert page.get_by_text("{model}").count() == 0
+    one.open(f"#/models/{WAITING}/performance")
+    page.get_by_role("heading", name="Nothing to judge yet").wait_for()
+    one.sees("30 days after its prediction")
+    assert page.locator(".chart").count() == 0, "one card says it, not one a metric"
+
+
+def test_the_command_that_is_recommended_can_be_run_as_it_stands(
+    visit: Visitor, gateway: RunningGateway, tmp_path: Path
+) -> None:
+    one = visit(at=f"#/models/{MODEL}/retraining")
+    program, *arguments = shlex.split(one.page.locator("pre").inner_text())
+    assert program == "model-gateway"
+    known = {"PYTHONPATH": str(ROOT), "GATEWAY_URL": gateway.url, "GATEWAY_TOKEN": gateway.token}
+    done = subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, **known},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / f"{MODEL}.parquet").stat().st_size > 0
+
+
+def test_at_training_means_the_same_as_in_the_retraining_decision(
+    visit: Visitor, gateway: RunningGateway
+) -> None:
+    """An uploaded baseline comes before the configured one."""
+    one = visit(at=f"#/models/{MODEL}/performance")
+    one.sees("at training 0.950", 30.0)
+    body = {"version": "v1", "metrics": {"accuracy": 0.875, "recall": 0.75}}
+    assert gateway.admin("POST", f"/admin/models/{MODEL}/baseline", body).status_code == 201
+    decision = gateway.admin("POST", f"/admin/models/{MODEL}/retraining", {}).json()
+    assert decision["inputs"]["performance_baseline"] == 0.875
+    one.open("#/")
+    one.open(f"#/models/{MODEL}/performance")
+    one.sees("at training 0.875")
+    one.sees("at training 0.750")
+    assert one.page.get_by_text("ece_noise").count() == 0
+
+
+def test_labels_that_differ_are_told_by_their_direction(visit: Visitor) -> None:
+    one = visit(at=f"#/models/{MODEL}/shadow")
+    one.sees("production 0, shadow 1")
+    one.sees("production 1, shadow 0")
+    offered = one.page.get_by_label("Compared with production").locator("option").all_inner_texts()
+    assert offered == ["v2", "v3"], "production is not compared with itself"
+
+
+def test_a_legend_looks_like_its_line_and_stands_once(visit: Visitor, gateway: RunningGateway) -> None:
+    gateway.set_flags(MODEL, candidate="v2", canary_percent=50.0, canary_enabled=True)
+    try:
+        one = visit(at=f"#/models/{MODEL}/traffic")
+        one.page.locator("path.line.tone-1").first.wait_for()
+        dashes = "(nodes) => nodes.map((node) => getComputedStyle(node).strokeDasharray)"
+        drawn = one.page.locator("path.line.tone-1").evaluate_all(dashes)
+        named = one.page.locator(".legend .line.tone-1").evaluate_all(dashes)
+        assert {*drawn, *named} == {"7px, 3px"}
+        threshold = one.page.locator(".legend .threshold").evaluate_all(dashes)
+        assert threshold == ["none"], "not to be taken for a version"
+        share = one.page.locator(".chart", has_text="Who answers clients")
+        assert share.locator(".legend").count() == 1
+    finally:
+        gateway.set_flags(MODEL, candidate=None, canary_percent=0.0, canary_enabled=False)
+
+
+def test_a_caption_is_as_wide_as_its_table_on_a_phone(visit: Visitor) -> None:
+    one = visit(at="#/audit", viewport=PHONE)
+    width = "(node) => node.getBoundingClientRect().width"
+    one.page.locator("caption").wait_for()
+    assert one.page.locator("caption").evaluate(width) == one.page.locator("table").evaluate(width)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

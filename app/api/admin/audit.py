@@ -25,5 +25,5 @@ async def audit(
 
 @router.get("/accounting", response_model=AccountingView, **needs("read", 503))
 async def accounting(parts: Parts) -> Response:
-    """received = stored + pending + dropped + quarantined, of this host's journal."""
+    """received = stored + pending + dropped, of this host's journal."""
     return Json(await parts.accounting())

@@ -138,7 +138,7 @@ def provisional(
     usable = fraction >= MIN_FRACTION
     came = int((usable & ~np.isnan(labels)).sum())
     if not usable.any() or came < minimum:
-        reason = f"{came} labels have come where the delay curve lets them be weighted, {minimum} are needed"
+        reason = f"{came} early labels can be weighed so far, {minimum} are needed"
         return tuple(withheld(name, reason, float(came)) for name in RATIOS)
     said, fraction, labels, ages = said[usable], fraction[usable], labels[usable], ages_s[usable]
     positive = positive[usable]

@@ -21,13 +21,13 @@ export const accountingView = {
 
 function balance({ received, stored, pending, dropped, quarantined }) {
   const lost = Object.values(dropped).reduce((sum, count) => sum + count, 0);
-  const even = received === stored + pending + lost + quarantined;
+  const even = received === stored + pending + lost;
   return h("section", { class: "card wide" },
     h("div", { class: "row spread" }, h("h2", null, "Records of this host's journal"),
       badge(even ? "adds up" : "does not add up", even ? "good" : "bad")),
     figures([["received", number(received)], ["stored", number(stored)], ["pending", number(pending)],
-      ["dropped", number(lost)], ["quarantined", number(quarantined)]]),
-    h("p", { class: "note" }, "received = stored + pending + dropped + quarantined"),
+      ["dropped", number(lost)], ["quarantined, of the stored", number(quarantined)]]),
+    h("p", { class: "note" }, "received = stored + pending + dropped. What the store would not take is kept whole in quarantine, and counts as stored."),
     lost > 0 && table([
       { name: "Dropped because", of: ([reason]) => reason },
       { name: "records", numeric: true, of: ([, count]) => number(count) },

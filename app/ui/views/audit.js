@@ -14,7 +14,7 @@ export const auditView = {
       h("section", { class: "card" }, data.audit
         ? table([
             { name: "When", tight: true, of: (row) => moment(row.at) },
-            { name: "Who", of: (row) => [row.actor, " ", h("span", { class: "note" }, row.origin)] },
+            { name: "Who", of: (row) => [row.actor, row.origin !== row.actor && [" ", h("span", { class: "note" }, row.origin)]] },
             { name: "What", tight: true, of: (row) => badge(row.action, row.action.includes("rollback") ? "bad" : "") },
             { name: "Model", of: (row) => row.model ?? "–" },
             { name: "Why", of: (row) => row.reason || "–" },

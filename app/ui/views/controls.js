@@ -39,7 +39,7 @@ function killSwitches(here, flags) {
     h("p", null, "Each takes effect on the next request, also while the store is down."),
     h("div", { class: "actions" },
       h("button", {
-        type: "button", class: "danger", disabled: !running,
+        type: "button", class: running ? "danger" : "", disabled: !running,
         onclick: () => ask(here, flags, {
           title: `Stop the canary of ${here.name}?`,
           words: `${flags.candidate} gets no more requests; ${flags.production} answers all of them from now on.`,

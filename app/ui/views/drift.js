@@ -3,7 +3,7 @@
 import { modelPath } from "../api.js";
 import { bars, number } from "../charts.js";
 import { h } from "../dom.js";
-import { badge, facts, moment, table, waiting } from "../pieces.js";
+import { badge, facts, moment, sentence, table, waiting } from "../pieces.js";
 
 const VERDICTS = { drift: ["drift", "bad"], stable: ["stable", "good"], no_data: ["not enough data", ""] };
 
@@ -12,7 +12,7 @@ export const driftView = {
 
   paths: ({ name }) => ({ drift: { path: modelPath(name, "/drift"), every: 4 } }),
 
-  draw({ data, live }) {
+  draw({ name, data, live }) {
     if (!data.drift) return waiting(live, "drift");
     const { results, reason, detected, severity, rows, version, baseline } = data.drift;
     const ranked = [...results].sort((a, b) => ratio(b) - ratio(a));
@@ -21,26 +21,27 @@ export const driftView = {
       h("section", { class: "card wide" },
         h("div", { class: "row spread" }, h("h2", null, `Inputs and answers of ${version}, last day`),
           badge(detected == null ? "not known" : detected ? "drift" : "stable", detected ? "bad" : detected == null ? "" : "good")),
-        reason && h("p", { class: "message" }, reason),
+        reason && h("p", { class: "message" }, sentence(reason).replaceAll("{model}", encodeURIComponent(name))),
         baseline && facts([
           ["rows compared", number(rows)],
           ["reference", [baseline.source, ", ", moment(baseline.at)]],
-          ["largest PSI", number(severity)],
+          ["largest PSI", detected == null ? "–" : number(severity)],
         ])),
-      h("section", { class: "card wide" },
+      // Without a reference there is nothing to be found, and so nothing to be shown as found or not.
+      baseline && h("section", { class: "card wide", key: "furthest" },
         bars({
-          title: "Statistic against its threshold (dashed), the twenty furthest",
+          title: "Statistic against its threshold (the red line), the twenty furthest",
           rows: tested.slice(0, 20).map((row) => ({
             name: row.window === "day" ? named(row) : `${named(row)}, ${row.window}`, key: `${row.feature} ${row.test} ${row.window}`, ratio: ratio(row), bad: row.verdict === "drift",
             words: `${row.test} ${number(row.statistic)} of ${number(row.threshold)}`,
           })),
         }),
         h("p", { class: "note" }, "Drift warns and asks for a look at the outcomes; it never rolls anything back by itself.")),
-      h("section", { class: "card wide" },
+      baseline && h("section", { class: "card wide", key: "findings" },
         h("h2", null, "Findings"),
         tests(ranked.filter((row) => row.verdict === "drift"), "none"),
         h("details", null, h("summary", null, `All ${ranked.length} tests`),
-          tests(ranked, "No reference data yet: upload them with POST /admin/models/…/baseline."))));
+          tests(ranked, "no reference data yet"))));
   },
 };
 

@@ -32,7 +32,13 @@ export const retrainingView = {
   },
 };
 
-const answer = (row) => (row.should_retrain ? badge(`yes, ${row.urgency}`, URGENCY[row.urgency]) : badge("no", "good"));
+/** "No" is good news only where it was judged: without outcomes, or without what they were at training, nobody knows. */
+function answer(row) {
+  if (row.should_retrain) return badge(`yes, ${row.urgency}`, URGENCY[row.urgency]);
+  const { performance_current: current, performance_baseline: baseline, drift_detected: drift } = row.inputs ?? {};
+  if (current != null && baseline != null) return badge("no", drift ? "warn" : "good");
+  return drift == null ? badge("not known") : badge("no, by drift alone", drift ? "warn" : "");
+}
 
 function decision(row) {
   const { inputs } = row;
@@ -64,6 +70,6 @@ async function evaluate(here) {
 function trainingSet({ name }) {
   return [
     h("p", null, "Labelled predictions, each with a weight: recent ones count most (full for 7 days, then halved every 47), unlikely ones are not forgotten."),
-    h("pre", null, `model-gateway export training-set ${name} --format parquet`),
+    h("pre", null, `model-gateway export training-set ${name} -o ${name}.parquet`),
   ];
 }

@@ -15,7 +15,7 @@ const STRATEGIES = {
 };
 const MORE = 10;
 
-const fresh = () => ({ items: [], at: 0, done: 0, busy: false, note: "", problem: "", strategies: ["uncertainty", "random"] });
+const fresh = () => ({ items: [], at: 0, done: 0, busy: false, drawn: false, note: "", problem: "", strategies: ["uncertainty", "random"] });
 let desk = fresh();
 let stopListening = () => {};
 
@@ -37,11 +37,17 @@ export const reviewView = {
         strategies(here),
         h("div", { class: "actions" },
           h("button", { type: "button", class: item ? "" : "primary", onclick: () => draw(here) }, `Draw ${MORE} items`),
-          h("span", { class: "note" }, `${desk.done} labelled, ${Math.max(0, desk.items.length - desk.at)} left. ${desk.note}`)),
+          h("span", { class: "note" }, progress())),
         desk.problem && h("p", { class: "message bad", role: "alert" }, desk.problem)),
       item && question(here, item));
   },
 };
+
+function progress() {
+  if (!desk.drawn) return "Items that you draw are yours for a while; nobody else gets them.";
+  if (desk.items.length === 0) return `Nothing waits for a label. ${desk.note}`;
+  return `${desk.done} labelled, ${Math.max(0, desk.items.length - desk.at)} left. ${desk.note}`;
+}
 
 function strategies(here) {
   const toggle = (name) => (event) => {
@@ -55,7 +61,7 @@ function strategies(here) {
 async function draw(here) {
   try {
     const answer = await get(modelPath(here.name, `/review?limit=${MORE}&strategy=${desk.strategies.join(",")}`));
-    desk = { ...desk, items: answer.items, at: 0, note: answer.reason ?? "", problem: "" };
+    desk = { ...desk, items: answer.items, at: 0, drawn: true, note: answer.reason ?? "", problem: "" };
     announce(`${answer.items.length} items to label`);
   } catch (error) {
     desk = { ...desk, problem: error.message };

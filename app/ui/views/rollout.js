@@ -1,9 +1,9 @@
 // The rollout: how far the candidate is, what speaks against it, what happened, and the handles to act.
 
 import { call, modelPath } from "../api.js";
-import { gauge, lines, number } from "../charts.js";
+import { duration, gauge, lines, number } from "../charts.js";
 import { h } from "../dom.js";
-import { announce, badge, card, confirm, facts, moment, table, waiting } from "../pieces.js";
+import { announce, badge, card, confirm, facts, moment, sentence, table, waiting } from "../pieces.js";
 
 const TONES = { healthy: "good", degraded: "bad", inconclusive: "warn", no_data: "warn" };
 const STATES = { promoted: "good", rolled_back: "bad", canary: "warn", shadowing: "warn", paused: "warn", pending: "" };
@@ -53,15 +53,16 @@ function present(here, rollout) {
       h("h2", null, `${rollout.candidate} in place of ${rollout.production}`),
       h("div", { class: "row" }, badge(rollout.state.replace("_", " "), STATES[rollout.state]), rollout.verdict && badge(rollout.verdict.health.replace("_", " "), TONES[rollout.verdict.health]))),
     stages(rollout),
-    h("p", null, rollout.verdict?.reason ?? rollout.reason),
+    h("p", null, sentence(rollout.verdict?.reason ?? rollout.reason)),
     facts([
-      ["started", moment(rollout.started_at)],
-      ["a stage takes", `at least ${number(rollout.dwell_s, 0)} s and ${number(rollout.min_requests)} requests`],
-      isOpen(rollout) && rollout.requests_in_stage != null ? ["in this stage", `${number(rollout.requests_in_stage)} requests`] : null,
-      rollout.verdict && rollout.verdict.reason !== rollout.reason ? ["last", rollout.reason] : null,
+      ["started", [moment(rollout.started_at), isOpen(rollout) ? `, ${duration(Date.now() / 1000 - Date.parse(rollout.started_at) / 1000)} ago` : null]],
+      isOpen(rollout) && rollout.state === "promoted" && ["watched", `${duration(rollout.elapsed_s)} of ${duration(rollout.watch_s)}`],
+      isOpen(rollout) && rollout.state !== "promoted" && rollout.requests_in_stage != null && ["in this stage",
+        `${number(rollout.requests_in_stage)} of at least ${number(rollout.min_requests)} requests, ${duration(rollout.elapsed_s)} of at least ${duration(rollout.dwell_s)}`],
+      rollout.ended_at && ["ended", moment(rollout.ended_at)],
     ]),
     h("div", { class: "actions" }, isOpen(rollout) && rollout.state !== "promoted" ? actions(here, rollout)
-      : [rollout.state === "promoted" && isOpen(rollout) && act(here, rollout, "rollback", "Roll back", `${rollout.production} takes all requests again.`, true), !isOpen(rollout) && startButton(here)]));
+      : [rollout.state === "promoted" && isOpen(rollout) && act(here, rollout, "rollback", "Roll back", `${rollout.production} takes all requests again.`, "danger"), !isOpen(rollout) && startButton(here)]));
 }
 
 export function stages(rollout) {
@@ -80,21 +81,22 @@ function actions(here, rollout) {
       ? act(here, rollout, "resume", "Resume", "Stages move on again.")
       : act(here, rollout, "pause", "Pause", "The share stays as it is; bad evidence still rolls back."),
     act(here, rollout, "advance", "Next stage", "Moves one stage on now, without waiting for time and requests."),
-    act(here, rollout, "promote", "Promote now", `${rollout.candidate} becomes production at once.`, true),
-    act(here, rollout, "rollback", "Roll back", `${rollout.production} answers everything from the next request on.`, true),
+    act(here, rollout, "promote", "Promote now", `${rollout.candidate} becomes production at once, for all clients, without waiting for more evidence.`, "risky"),
+    act(here, rollout, "rollback", "Roll back", `${rollout.production} answers everything from the next request on.`, "danger"),
   ];
 }
 
-function act(here, rollout, verb, label, words, danger = false) {
+function act(here, rollout, verb, label, words, weight = "") {
   return h("button", {
     type: "button",
     key: verb,
-    class: danger ? "danger" : "",
+    class: weight,
     onclick: () => confirm({
       title: `${label}: ${rollout.candidate}`,
       words,
       action: label,
-      danger,
+      danger: weight === "danger",
+      risky: weight === "risky",
       act: async ({ reason }) => {
         await call("POST", modelPath(here.name, `/rollouts/${rollout.id}/${verb}`), { reason });
         here.refresh();

@@ -1,7 +1,7 @@
 // What a version would have answered: agreement, how far apart, and the worst cases, each with its prediction's id.
 
 import { get, modelPath } from "../api.js";
-import { bars, milliseconds, number, percent } from "../charts.js";
+import { bars, fixed, milliseconds, number, percent } from "../charts.js";
 import { h } from "../dom.js";
 import { card, figures, table, waiting } from "../pieces.js";
 
@@ -29,11 +29,14 @@ export const shadowView = {
   },
 };
 
+const others = ({ flags, versions }) => versions.map((one) => one.name).filter((name) => name !== flags.production);
+
 function selected({ model }) {
   if (!model) return null;
-  const { flags, versions } = model;
-  const others = versions.map((one) => one.name).filter((name) => name !== flags.production);
-  return chosen ?? flags.shadow_versions.find((name) => name !== flags.production) ?? flags.candidate ?? others[0] ?? null;
+  const { flags } = model;
+  const known = others(model);
+  if (known.includes(chosen)) return chosen;
+  return flags.shadow_versions.find((name) => name !== flags.production) ?? flags.candidate ?? known[0] ?? null;
 }
 
 function picker(here, version) {
@@ -45,54 +48,80 @@ function picker(here, version) {
         chosen = event.target.value;
         here.follow();
       },
-    }, here.model.versions.map(({ name }) => h("option", { key: name, value: name, selected: name === version }, name))));
+    }, others(here.model).map((name) => h("option", { key: name, value: name, selected: name === version }, name))));
 }
 
 function comparison(here, shadow) {
+  const binary = asLabels(here, shadow);
   return [
-    card("Agreement with production",
-      figures([
-        ["pairs", number(shadow.n)],
-        ["agree", percent(shadow.agreement_rate)],
-        ["failed as shadow", number(shadow.failures.shadow)],
-      ]),
-      shadow.agreement_rate != null && h("p", { class: "note" },
-        `95 % interval ${shadow.agreement_interval.map(percent).join(" to ")}; ` +
-        (shadow.noise_floor ? `the same version asked twice agrees in ${percent(shadow.noise_floor.agreement_rate)}` : "how often a version agrees with itself is not known")),
-      shadow.newest_only && h("p", { class: "note" }, "Of the newest pairs only; there are more.")),
-    card("Size of the difference", differences(shadow)),
-    card("Latency", table([
-      { name: "", of: (row) => row.name },
-      ...["p50", "p90", "p99"].map((quantile) => ({ name: quantile, numeric: true, of: (row) => milliseconds(row[quantile]) })),
-    ], ["production", "shadow"].map((name) => ({ name, ...shadow.latency_ms[name] })))),
-    card("Right and wrong on the same labelled requests", judged(shadow.labelled)),
-    h("section", { class: "card wide" }, h("h2", null, "Furthest apart"), worst(here, shadow.worst)),
+    h("div", { class: "stack" },
+      card("Agreement with production",
+        figures([
+          ["pairs", number(shadow.n)],
+          ["agree", percent(shadow.agreement_rate)],
+          ["failed as shadow", number(shadow.failures.shadow)],
+        ]),
+        shadow.n === 0 && h("p", { class: "empty" }, "Nothing has been compared yet: no request was answered by both."),
+        shadow.agreement_rate != null && h("p", { class: "note" },
+          `95 % interval ${shadow.agreement_interval.map(percent).join(" to ")}; ` +
+          (shadow.noise_floor ? `production asked twice agrees with itself in ${percent(shadow.noise_floor.agreement_rate)}` : "how often production agrees with itself is not known")),
+        shadow.newest_only && h("p", { class: "note" }, "Of the newest pairs only; there are more.")),
+      card("Latency", shadow.n === 0 ? h("p", { class: "empty" }, "nothing to compare yet") : table([
+        { name: "", of: (row) => row.name },
+        ...["p50", "p90", "p99"].map((quantile) => ({ name: quantile, numeric: true, of: (row) => milliseconds(row[quantile]) })),
+      ], ["production", "shadow"].map((name) => ({ name, ...shadow.latency_ms[name] })), { slim: true }))),
+    h("div", { class: "stack" },
+      card(binary ? "Where the labels differ" : "Size of the difference", binary ? labels(shadow) : differences(shadow)),
+      card("Right and wrong on the same labelled requests", judged(shadow.labelled))),
+    h("section", { class: "card wide" }, h("h2", null, "Furthest apart"), worst(here, shadow)),
   ];
 }
 
-function differences({ differences: count, absolute_quantiles: quantiles, tails, mean_difference: mean }) {
-  if (!count) return h("p", { class: "empty" }, "no numbers to compare; labels agree or differ");
+/** Two classes told as 0 and 1: each difference is 0 or 1, so its size says nothing, and its direction all. */
+function asLabels({ model }, { differences: count, tails, worst }) {
+  const apart = Object.entries(tails).filter(([tau]) => tau < 1).map(([, share]) => share);
+  return model.configuration.task === "binary" && count > 0 && new Set(apart).size === 1 && worst.every((row) => Math.abs(row.difference) === 1);
+}
+
+function labels({ differences: count, tails, mean_difference: mean }) {
+  const apart = Math.max(...Object.values(tails));
+  const rows = [["production 0, shadow 1", (apart + mean) / 2], ["production 1, shadow 0", (apart - mean) / 2]];
+  return [
+    bars({
+      title: "Share of pairs",
+      rows: rows.map(([name, share]) => ({ name, ratio: share, words: `${percent(share)}, ${number(Math.round(share * count))} pairs`, bad: false })),
+      whole: true,
+    }),
+    h("p", { class: "note" }, `${percent(1 - apart)} of ${number(count)} pairs have the same label.`),
+  ];
+}
+
+function differences({ n, differences: count, absolute_quantiles: quantiles, tails, mean_difference: mean, worst }) {
+  if (!count) return h("p", { class: "empty" }, n ? "no numbers to compare; labels agree or differ" : "nothing to compare yet");
+  // Quantiles are good to a hundredth of their value; the largest difference is known exactly.
+  const most = worst.length > 0 && worst[0].difference != null ? Math.abs(worst[0].difference) : Infinity;
+  const within = (quantile) => number(quantiles[quantile] > most * 0.989 ? most : quantiles[quantile]);
   return [
     bars({
       title: "Share of pairs further apart than",
       rows: Object.entries(tails).sort(([a], [b]) => a - b).map(([tau, share]) => ({ name: tau, ratio: share, words: percent(share), bad: false })),
       whole: true,
     }),
-    h("p", { class: "note" }, `mean ${number(mean)}; half of all pairs within ${number(quantiles["0.5"])}, 99 % within ${number(quantiles["0.99"])}`),
+    h("p", { class: "note" }, `mean ${number(mean)}; half of all pairs within ${within("0.5")}, 99 % within ${within("0.99")}`),
   ];
 }
 
 function judged(labelled) {
   if (!labelled) return h("p", { class: "empty" }, "no outcomes for compared requests yet");
-  const names = Object.keys(labelled.production).filter((name) => labelled.production[name].value != null || labelled.shadow[name]?.value != null);
+  const names = Object.keys(labelled.production).filter((name) => name !== "ece_noise").filter((name) => labelled.production[name].value != null || labelled.shadow[name]?.value != null);
   return table([
     { name: "Metric", of: (name) => name },
-    { name: "production", numeric: true, of: (name) => number(labelled.production[name].value) },
-    { name: "shadow", numeric: true, of: (name) => number(labelled.shadow[name]?.value) },
-  ], names, { caption: `${number(labelled.n)} labelled requests`, key: (name) => name });
+    { name: "production", numeric: true, of: (name) => fixed(labelled.production[name].value) },
+    { name: "shadow", numeric: true, of: (name) => fixed(labelled.shadow[name]?.value) },
+  ], names, { caption: `${number(labelled.n)} labelled requests`, slim: true, key: (name) => name });
 }
 
-function worst(here, cases) {
+function worst(here, { worst: cases, compared }) {
   const open = async (id) => {
     opened = { id };
     here.show();
@@ -102,12 +131,16 @@ function worst(here, cases) {
   return [
     table([
       { name: "Prediction", of: (row) => h("button", { type: "button", class: "quiet mono", "aria-expanded": opened?.id === row.prediction_id, onclick: () => open(row.prediction_id) }, row.prediction_id) },
+      { name: "production", numeric: true, of: (row) => told(row.prediction) },
+      { name: "shadow", numeric: true, of: (row) => (typeof row.prediction === "number" && row.difference != null ? told(row.prediction + row.difference) : "–") },
       { name: "Difference", numeric: true, of: (row) => number(row.difference) },
-      { name: "Why", of: (row) => row.reason },
-    ], cases, { empty: "no pair disagrees", key: (row) => row.prediction_id }),
+      { name: "Why", of: (row) => (row.difference == null ? row.reason : "") },
+    ].filter(({ name }) => name !== "Why" || cases.some((row) => row.difference == null)), cases, { slim: true, empty: compared ? "no pair disagrees" : "no pair has been compared yet", key: (row) => row.prediction_id }),
     opened && record(opened),
   ];
 }
+
+const told = (prediction) => (prediction == null ? "–" : typeof prediction === "object" ? JSON.stringify(prediction) : number(prediction));
 
 function record({ id, record: found, error }) {
   if (error) return h("p", { class: "message bad" }, error.message);

@@ -1,7 +1,7 @@
 // Live traffic: who answers, how often it fails, how long it takes, by version.
 
 import { modelPath } from "../api.js";
-import { lines, milliseconds, number, percent, split } from "../charts.js";
+import { lines, milliseconds, number, percent, shares, swatch } from "../charts.js";
 import { h } from "../dom.js";
 import { Rates } from "../metrics.js";
 import { badge, table, waiting } from "../pieces.js";
@@ -30,7 +30,7 @@ export function readMetrics({ data, history, models }) {
 /** What each version did in each role in the last seconds. */
 export const ratesOf = (model) => rates.of(model);
 
-/** Who answers clients now, as parts for `split`, and the requests a second. */
+/** Who answers clients now, as parts for `shares`, and the requests a second. */
 export function nowAnswering(model, tone) {
   const rows = rates.of(model).filter((row) => row.toClients);
   const all = clientRate(rows);
@@ -67,8 +67,7 @@ export const trafficView = {
     const { guard } = model.configuration;
     return h("div", { class: "grid thirds" },
       h("section", { class: "card wide" },
-        split({ title: "Who answers clients now", parts, note: `${number(perSecond, perSecond < 10 ? 1 : 0)} requests a second` }),
-        lines({ title: "Share of answers", series: series("share"), format: percent, atLeast: 1 })),
+        shares({ title: "Who answers clients", parts, series: series("share"), note: `${number(perSecond, perSecond < 10 ? 1 : 0)} requests a second` })),
       h("section", { class: "card" }, lines({
         title: "Errors", series: series("errors"), format: percent, atLeast: 0.01,
         threshold: { value: guard.error_rate, name: `guard ${percent(guard.error_rate)}` },
@@ -84,7 +83,7 @@ export const trafficView = {
 
 function healthTable(health, tone) {
   return table([
-    { name: "Version", of: (row) => [h("i", { class: `swatch tone-${tone(row.version)}`, "aria-hidden": "true" }), row.version] },
+    { name: "Version", of: (row) => [swatch(tone(row.version)), row.version] },
     { name: "Role", of: (row) => row.role },
     { name: "Requests", numeric: true, of: (row) => number(row.requests) },
     { name: "Errors", numeric: true, of: (row) => percent(row.error_rate) },
@@ -96,5 +95,6 @@ function healthTable(health, tone) {
 }
 
 function guardBadge({ guard_tripped: tripped, guard_reason: reason }) {
+  if (tripped == null) return [badge("not known"), " ", h("span", { class: "note" }, reason)];
   return tripped ? [badge("tripped", "bad"), " ", reason] : badge("quiet", "good");
 }

@@ -122,9 +122,7 @@ function missing(here) {
 
 function stateOf(model) {
   const { flags } = model;
-  const parts = [badge(`production ${flags.production}`)];
-  const health = healthBadge(model);
-  if (health.props.class.includes("bad")) parts.push(health);
+  const parts = [badge(`production ${flags.production}`), healthBadge(model)];
   if (flags.candidate && flags.canary_enabled) parts.push(badge(`canary ${flags.candidate} ${flags.canary_percent} %`, "warn"));
   if (flags.disabled_versions.length) parts.push(badge(`disabled: ${flags.disabled_versions.join(", ")}`, "bad"));
   if (!flags.durable) parts.push(badge("change not stored yet", "warn"));

@@ -50,6 +50,45 @@ class FlagsView(BaseModel):
     durable: bool
 
 
+class GuardView(BaseModel):
+    """What the window rule says of the last minute; `tripped` is null below its `min_requests`."""
+
+    tripped: bool | None
+    reason: str
+
+
+class VerdictView(BaseModel):
+    """The open rollout's verdict on its candidate."""
+
+    rollout: str
+    health: str
+    reason: str
+
+
+class VersionHealthView(BaseModel):
+    """One version in one role over the last minute. `guard_tripped` and `guard_reason` repeat `guard`."""
+
+    version: str
+    role: str
+    requests: int
+    errors: int
+    error_rate: float | None
+    latency_ms: dict[str, float | None]
+    window_s: int
+    guard: GuardView
+    guard_tripped: bool | None
+    guard_reason: str
+    verdict: VerdictView | None
+
+
+class HealthView(BaseModel):
+    """A model's versions that were asked anything in the last minute, and the open rollout's verdict."""
+
+    model: str
+    versions: list[VersionHealthView]
+    verdict: VerdictView | None
+
+
 class VersionBody(Strict):
     """A version to register. Several URLs are replicas that answer alike."""
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
+from app.api.schemas import HealthView
 from app.domain.model import Retraining, Version
 from tests.control_parts import START, Control, control, model, prediction, store_rows
 
@@ -323,6 +324,12 @@ async def test_health_shows_each_version_with_guard_and_verdict(tmp_path: Path) 
         assert by_version["v1"]["guard_tripped"] is False
         assert by_version["v1"]["latency_ms"]["p50"] == pytest.approx(10.0 * 1.1**12, rel=0.11)
         assert shown["verdict"]["rollout"] == identity
+        assert by_version["v2"]["guard"]["tripped"] is True
+        assert by_version["v2"]["guard"]["reason"] == by_version["v2"]["guard_reason"] != ""
+        assert by_version["v2"]["verdict"] == shown["verdict"]
+        assert set(shown["verdict"]) == {"rollout", "health", "reason"}
+        assert by_version["v1"]["verdict"] is None  # nobody judges production
+        HealthView.model_validate(shown)
         parts.clock.turn(120.0)
         assert (await client.get("/admin/models/credit/health")).json()["versions"] == []
 

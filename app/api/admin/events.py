@@ -115,7 +115,7 @@ def facts(services: Services, degraded: list[str]) -> dict[tuple[str, str], dict
         found["rollout", name] = {"model": name, **_rollout(services, name)}
         versions = [
             {"version": one["version"], "role": one["role"], "guard_tripped": one["guard_tripped"]}
-            for one in health_view(model, services)
+            for one in health_view(model, services, None)
         ]
         found["health", name] = {"model": name, "versions": versions}
     return found

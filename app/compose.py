@@ -136,8 +136,15 @@ class _Control:
             self.lease = RedisLease(redis)
         self.flags = FlagsService(store, registry, self.distribution, clock, LastKnown(Path(spec.last_known)))
         self.webhook = Webhook()
-        self.outbox = Outbox(directory / "outbox", self.webhook.post, clock, f"/model-gateway/{spec.host}")
-        news = News(registry, self.outbox)
+        secret = spec.webhooks.secret_file
+        self.outbox = Outbox(
+            directory / "outbox",
+            self.webhook.post,
+            clock,
+            f"/model-gateway/{spec.host}",
+            Path(secret) if secret is not None else None,
+        )
+        news = News(registry, self.outbox, directory / "outbox" / "drifted.json")
         self.controller = Controller(
             registry, self.flags, store, self.lease, clock, lambda: str(uuid.uuid4()), news
         )
@@ -232,6 +239,8 @@ class _Control:
             if client is not None:
                 stack.push_async_callback(client.close)
         stack.callback(control.writer.close)
+        if any(model.retraining.webhook for model in spec.models):
+            control.outbox.prepare()
         await control.flags.start()
         stack.push_async_callback(control.flags.close)
         await control.controller.start()

@@ -24,7 +24,7 @@ from app.errors import ConfigurationError
 if TYPE_CHECKING:
     from app.config import Settings
     from app.domain.model import Model
-    from app.domain.policy import AuthPolicy, ServerPolicy, TelemetryPolicy
+    from app.domain.policy import AuthPolicy, ServerPolicy, TelemetryPolicy, WebhookPolicy
 
 _LENGTH = struct.Struct("<I")
 T = TypeVar("T")
@@ -79,6 +79,8 @@ def serve(settings: Settings, roles: frozenset[str], again: Callable[[], Setting
     telemetry = config.telemetry(settings)
     _check_certificates(server, models)
     _check_exporter(telemetry)
+    webhooks = config.webhooks(settings)
+    _check_webhooks(webhooks)
     sockets = {
         "api_socket": str(runtime / "api.sock"),
         "link_socket": str(runtime / "link.sock"),
@@ -100,6 +102,7 @@ def serve(settings: Settings, roles: frozenset[str], again: Callable[[], Setting
             flags_url=settings.flags.url,
             registry=config.registry(settings),
             telemetry=telemetry,
+            webhooks=webhooks,
             privacy_secret=secret,
             **sockets,
         )
@@ -235,6 +238,19 @@ def _check_exporter(telemetry: TelemetryPolicy) -> None:
                     "pip install 'model-gateway[otel]', or leave the key out"
                 ]
             )
+
+
+def _check_webhooks(webhooks: WebhookPolicy) -> None:
+    """A secret that cannot be read would keep every event back."""
+    if webhooks.secret_file is not None:
+        try:
+            found = Path(webhooks.secret_file).read_bytes().strip()
+        except OSError as error:
+            raise ConfigurationError(
+                [f"webhooks.secret_file: {_reason(error)}; name a file that this user can read"]
+            ) from error
+        if not found:
+            raise ConfigurationError(["webhooks.secret_file: is empty; write the signing key into it"])
 
 
 def _reason(error: OSError) -> str:

@@ -16,7 +16,7 @@ from app.config import consistency, document, environment, faults
 from app.config.document import Document, DocumentError, Keys, Tree
 from app.config.environment import Client
 from app.config.schema import Settings
-from app.config.values import auth, journal, models, registry, server, telemetry
+from app.config.values import auth, journal, models, registry, server, telemetry, webhooks
 from app.errors import ConfigurationError
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "registry",
     "server",
     "telemetry",
+    "webhooks",
 ]
 
 

@@ -213,7 +213,10 @@ class RetrainingSection(Section):
         default=None, description="For `strategy: schedule`: time between two trainings."
     )
     webhook: Annotated[str, AfterValidator(webhook_url)] | None = Field(
-        default=None, repr=False, description="Called with each decision to retrain."
+        default=None,
+        repr=False,
+        description="Sent what happens to the model as signed CloudEvents: a call to retrain, a rollback, a promotion, drift "
+        "that begins or ends. See `docs/loop.md`.",
     )
 
 

@@ -178,6 +178,15 @@ class TelemetrySection(Section):
     )
 
 
+class WebhooksSection(Section):
+    secret_file: str | None = Field(
+        default=None,
+        min_length=1,
+        description="File with the key that signs events for `retraining.webhook`, the same on each host; read anew for each "
+        "event. null: each host makes its own at its start, `data_dir/outbox/webhook-secret`.",
+    )
+
+
 class Settings(Section):
     """The whole configuration. Stops at `app.main`: each part receives its own policy."""
 
@@ -198,6 +207,9 @@ class Settings(Section):
     )
     telemetry: TelemetrySection = Field(
         default_factory=TelemetrySection, description="Spans for OpenTelemetry."
+    )
+    webhooks: WebhooksSection = Field(
+        default_factory=WebhooksSection, description="How events for other systems are signed."
     )
     models: dict[Name, ModelSection] = Field(default={}, description="What is served, by name.")
 

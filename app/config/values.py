@@ -31,6 +31,7 @@ from app.domain.policy import (
     ServerTls,
     TelemetryPolicy,
     Token,
+    WebhookPolicy,
 )
 
 
@@ -71,6 +72,11 @@ def telemetry(settings: Settings) -> TelemetryPolicy:
     """For the workers, which begin traces, and the control process, which exports them."""
     section = settings.telemetry
     return TelemetryPolicy(section.otlp_endpoint, tuple(sorted(section.headers.items())), section.sample)
+
+
+def webhooks(settings: Settings) -> WebhookPolicy:
+    """For whoever signs events."""
+    return WebhookPolicy(**dict(settings.webhooks))
 
 
 def _model(name: str, model: ModelSection) -> Model:

@@ -46,12 +46,11 @@ class Monitor:
     ) -> None:
         self._registry = registry
         self._leads = leads
+        self._news = news = news or News(registry)
         self.performance = PerformanceReports(registry, store, clock)
         self.shadow = ShadowReports(registry, store, clock)
         self.drift = DriftReports(registry, flags, store, clock)
-        self.retraining = RetrainingDesk(
-            registry, flags, store, self.performance, self.drift, clock, news or News(registry)
-        )
+        self.retraining = RetrainingDesk(registry, flags, store, self.performance, self.drift, clock, news)
         self.review = ReviewDesk(registry, store, outcomes, clock)
         self._seen: dict[str, Row] = {}
 
@@ -66,7 +65,7 @@ class Monitor:
         for model in self._registry.names():
             try:
                 self._seen[model] = await self.performance.report(model)
-                await self.drift.report(model)
+                await self._news.drift(await self.drift.report(model), leads=self._leads())
                 if self._leads():
                     await self.retraining.evaluate_on_timer(model)
             except UnavailableError as error:

@@ -49,8 +49,12 @@ class Outbox:
     repetition.
     """
 
-    def __init__(self, directory: Path, post: Post, clock: Clock, source: str) -> None:
+    def __init__(
+        self, directory: Path, post: Post, clock: Clock, source: str, secret_file: Path | None = None
+    ) -> None:
+        """Without a `secret_file` a secret is made beside the events."""
         self._directory = directory
+        self._secret_file = secret_file
         self._post = post
         self._clock = clock
         self._source = source
@@ -59,6 +63,15 @@ class Outbox:
         self._next_try: dict[str, float] = {}
         self._newest = 0  # place of the last event in the order, in microseconds unless several fell into one
         self.counts: Counter[str] = Counter()  # delivered, refused, given_up, dropped, failed
+
+    def prepare(self) -> None:
+        """Make the secret, so that a receiver can know it before the first event. What the disk does is logged and
+        survived: each event tries again.
+        """
+        try:
+            self._secret()
+        except OSError as error:
+            log.warning("the secret of webhooks cannot be made or read", error=str(error))
 
     async def put(self, url: str, kind: str, model: str, data: Mapping[str, Any]) -> None:
         """Keep an event (CloudEvents 1.0, structured JSON) for a receiver. A full disk is logged and
@@ -139,7 +152,7 @@ class Outbox:
         """True when the event is settled: delivered, refused for good, or too old."""
         try:
             status = await self._post(letter.url, letter.body, self._headers(letter))
-        except UnavailableError as error:
+        except (UnavailableError, OSError) as error:  # OSError: without its secret nothing is sent
             status, reason = 0, str(error)
         else:
             reason = f"answered {status}"
@@ -171,15 +184,30 @@ class Outbox:
         return {"Content-Type": MEDIA_TYPE, "X-Gateway-Signature": f"t={at},v1={signature}"}
 
     def _secret(self) -> bytes:
-        """Made at the first event, mode 0600, beside the events; whoever runs the receiver copies it from
-        there.
+        """Read each time, so that a new one holds at once. Made when missing, mode 0600, beside the events; whoever runs the
+        receiver copies it from there. `OSError` when it cannot be.
         """
+        if self._secret_file is not None:
+            return _signing_key(self._secret_file)
         path = self._directory / _SECRET
-        if not path.exists():
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        if not path.exists() or not path.stat().st_size:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            whole = path.with_suffix(f".new-{os.getpid()}")  # a kill in between must not leave half a secret
+            file = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(file, "w") as stream:
                 stream.write(secrets.token_hex(32) + "\n")
-        return path.read_text().strip().encode()
+                stream.flush()
+                os.fsync(stream.fileno())
+            whole.replace(path)
+        return _signing_key(path)
+
+
+def _signing_key(path: Path) -> bytes:
+    """The file without white space around it. `OSError` when there is nothing in it: anybody could sign with that."""
+    key = path.read_bytes().strip()
+    if not key:
+        raise OSError(f"{path} is empty")
+    return key
 
 
 def _read(path: Path) -> Letter | None:

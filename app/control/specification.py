@@ -6,7 +6,14 @@ import signal
 from dataclasses import dataclass, field
 
 from app.domain.model import Model
-from app.domain.policy import AuthPolicy, JournalPolicy, RegistryPolicy, ServerPolicy, TelemetryPolicy
+from app.domain.policy import (
+    AuthPolicy,
+    JournalPolicy,
+    RegistryPolicy,
+    ServerPolicy,
+    TelemetryPolicy,
+    WebhookPolicy,
+)
 
 # Sent to the control process before the workers drain: streams that never end by themselves end now. Ignored by a process that has
 # not come so far as to handle it.
@@ -31,4 +38,5 @@ class ControlSpec:
     last_known: str
     registry: RegistryPolicy = field(default_factory=RegistryPolicy)
     telemetry: TelemetryPolicy = field(default_factory=TelemetryPolicy)
+    webhooks: WebhookPolicy = field(default_factory=WebhookPolicy)
     privacy_secret: bytes = b""

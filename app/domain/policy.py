@@ -70,3 +70,10 @@ class TelemetryPolicy:
     otlp_endpoint: str | None = None  # None: no spans
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     sample: float = 1.0  # of traces begun here
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookPolicy:
+    """What signs events for other systems."""
+
+    secret_file: str | None = None  # None: one that this host makes for itself

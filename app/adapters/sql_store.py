@@ -11,6 +11,7 @@ from typing import ClassVar, TypeVar
 
 from app.adapters.rows import OUTCOME_COLUMNS, Encoding, Values, encoded
 from app.adapters.sql_control import ControlState
+from app.adapters.sql_erasure import Erasure
 from app.adapters.sql_learning import LearningState
 from app.adapters.sql_ledger import LedgerKeeping
 from app.adapters.sql_outcomes import WAITING, Claim, Join, OutcomeJoins
@@ -26,7 +27,9 @@ _SLICE = 500  # rows encoded at a time
 _SUBJECT, _OUTCOME = OUTCOME_COLUMNS.index("subject"), OUTCOME_COLUMNS.index("outcome_id")
 
 
-class SqlStore(RecordReads, Samples, ControlState, LearningState, LedgerKeeping, OutcomeJoins, Upkeep):
+class SqlStore(
+    RecordReads, Samples, ControlState, LearningState, LedgerKeeping, OutcomeJoins, Erasure, Upkeep
+):
     """`app.control.ports.Store`, but for the connections and the bulk load."""
 
     encoding: ClassVar[Encoding]

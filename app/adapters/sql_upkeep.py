@@ -1,67 +1,75 @@
-"""Retention and erasure, in bounded steps: a day or some thousand rows a transaction, so that the recorder never waits long."""
+"""Retention, in bounded steps: a day or some thousand rows a transaction, so that the recorder never waits long."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-import msgspec
 import sqlalchemy as sa
 
 from app.adapters.rows import id_floor
-from app.adapters.schema import outcomes, prediction_counts, predictions, quarantine, shadow_predictions
-from app.adapters.sql_control import audited
-from app.adapters.sql_engine import SqlEngine
-from app.control.ports import AuditEntry
-from app.journal.records import PredictionRecord, decode
+from app.adapters.schema import (
+    outcomes,
+    prediction_counts,
+    predictions,
+    quarantine,
+    reviews,
+    shadow_predictions,
+)
+from app.adapters.sql_engine import SqlEngine, StorePolicy
+from app.adapters.sql_erasure import day_start, decoded, stored_days
+from app.adapters.sql_outcomes import WAITING
+from app.control.ports import outcome_subject
 
 _DAY = timedelta(days=1)
 _ROWS_AT_ONCE = 5_000
+_RECORDS_AT_ONCE = 100
 _DEFAULT_DAYS = 400
-
-
-def day_start(at: datetime) -> datetime:
-    return at.replace(hour=0, minute=0, second=0, microsecond=0)
+_EVER = datetime.min.replace(tzinfo=UTC)
+_BY_REQUEST = (
+    "request:"  # begins the subject of an outcome that was sent for a request; ids begin with a digit
+)
 
 
 class Upkeep(SqlEngine):
+    def __init__(self, policy: StorePolicy) -> None:
+        super().__init__(policy)
+        self._swept: dict[str | None, datetime] = {}  # until when a model's quarantine was looked through
+
     async def maintain(self, now: datetime, retention_days: Mapping[str, int]) -> None:
-        """Whole UTC days go. A model that is no longer configured keeps its rows as long as the one that keeps them longest."""
+        """Whole UTC days go, with all that belongs to them. A model that is no longer configured keeps its rows as long as the one that
+        keeps them longest.
+        """
         longest = max(retention_days.values(), default=_DEFAULT_DAYS)
         oldest = day_start(now - timedelta(days=longest))
         await self.drop_before(oldest)
         async with self.read() as connection:
-            c = prediction_counts.c
-            first_days = (
-                await connection.execute(sa.select(c.model, sa.func.min(c.period)).group_by(c.model))
-            ).all()
-        for model, first in first_days:
+            stored = set(
+                (await connection.execute(sa.select(prediction_counts.c.model).distinct())).scalars()
+            )
+        for model in sorted(stored.union(retention_days)):
             cutoff = day_start(now - timedelta(days=retention_days.get(model, longest)))
-            for day in await self._days(model, first, cutoff):
+            for day in await stored_days(self, model, cutoff):
                 await self._delete_day(model, day)
+            await self._delete_outcomes(model, cutoff)
         o = outcomes.c
-        by_request = sa.and_(o.subject >= "request:", o.received_at < oldest)
+        by_request = sa.and_(o.subject >= _BY_REQUEST, o.received_at < oldest)
         await self._delete_slowly(outcomes, sa.or_(o.subject < id_floor(oldest), by_request))
+        await self._delete_slowly(reviews, reviews.c.prediction_id < id_floor(oldest))
         await self._delete_slowly(quarantine, quarantine.c.at < oldest)
+        await self._delete_quarantined(now, retention_days)
 
     async def drop_before(self, oldest: datetime) -> None:
         """Drop whole partitions, where there are any."""
 
-    async def _days(self, model: str, since: datetime | None, until: datetime | None) -> list[datetime]:
-        """UTC days of which anything is stored."""
-        c = prediction_counts.c
-        query = sa.select(c.period).where(c.model == model).distinct().order_by(c.period)
-        if since is not None:
-            query = query.where(c.period >= since)
-        if until is not None:
-            query = query.where(c.period < until)
-        async with self.read() as connection:
-            return list(
-                dict.fromkeys(day_start(period) for period in (await connection.execute(query)).scalars())
-            )
-
     async def _delete_day(self, model: str, day: datetime) -> None:
-        for table in (predictions, shadow_predictions):
+        p, o = predictions.c, outcomes.c
+        of_day = (p.model == model, p.prediction_id >= id_floor(day), p.prediction_id < id_floor(day + _DAY))
+        # Most outcomes do not name their model: their prediction does, as long as it is there.
+        joined = o.prediction_id.in_(sa.select(p.prediction_id).where(*of_day))
+        their_day = (o.subject >= id_floor(day), o.subject < id_floor(day + _DAY))
+        await self._delete_slowly(outcomes, sa.and_(*their_day, sa.or_(o.model == model, joined)))
+        for table in (reviews, shadow_predictions, predictions):
             c = table.c
             of_day = (
                 c.model == model,
@@ -75,6 +83,50 @@ class Upkeep(SqlEngine):
                 sa.delete(prediction_counts).where(c.model == model, c.period >= day, c.period < day + _DAY)
             )
 
+    async def _delete_outcomes(self, model: str, cutoff: datetime) -> None:
+        """Those that lie in no day of the model's predictions: sent for a request, or still waiting for a prediction that is gone."""
+        o = outcomes.c
+        subject = outcome_subject(None, model, "")
+        of_model = (o.subject >= subject, o.subject < f"{subject[:-1]};", o.model == model)
+        old = sa.or_(o.received_at < cutoff, o.prediction_id < id_floor(cutoff))
+        await self._delete_slowly(outcomes, sa.and_(*of_model, old))
+        waiting = (o.state == WAITING, o.model == model, o.subject < id_floor(cutoff))
+        await self._delete_slowly(outcomes, sa.and_(*waiting))
+
+    async def _delete_quarantined(self, now: datetime, retention_days: Mapping[str, int]) -> None:
+        """Records are kept whole, so that only decoding them tells whose they are: each once for each time it might have to go at. One
+        that cannot be decoded, or an outcome that names no model, may be any model's: it goes with those that are kept shortest.
+        """
+        shortest = min(retention_days.values(), default=_DEFAULT_DAYS)
+        kept_for: dict[int, list[str | None]] = {shortest: [None]}
+        for model, days in retention_days.items():
+            kept_for.setdefault(days, []).append(model)
+        for days, models in kept_for.items():
+            cutoff = day_start(now - timedelta(days=days))
+            since = min(self._swept.get(model, _EVER) for model in models)
+            if since < cutoff:
+                await self._delete_quarantined_of(models, since, cutoff)
+                self._swept |= dict.fromkeys(models, cutoff)
+
+    async def _delete_quarantined_of(
+        self, models: Sequence[str | None], since: datetime, cutoff: datetime
+    ) -> None:
+        q = quarantine.c
+        last = 0
+        while True:
+            query = sa.select(q.id, q.record).where(q.id > last, q.at < cutoff).order_by(q.id)
+            if since > _EVER:
+                query = query.where(q.at >= since)
+            async with self.read() as connection:
+                rows = (await connection.execute(query.limit(_RECORDS_AT_ONCE))).all()
+            if not rows:
+                return
+            theirs = [number for number, record in rows if _model_of(record) in models]
+            if theirs:
+                async with self.write() as connection:
+                    await connection.execute(sa.delete(quarantine).where(q.id.in_(theirs)))
+            last = rows[-1][0]
+
     async def _delete_slowly(self, table: sa.Table, condition: sa.ColumnElement[bool]) -> None:
         keys = list(table.primary_key.columns)
         some = sa.select(*keys).where(condition).limit(_ROWS_AT_ONCE)
@@ -87,54 +139,8 @@ class Upkeep(SqlEngine):
             if deleted < _ROWS_AT_ONCE:
                 return
 
-    async def erase(self, model: str, routing_keys: Sequence[str], audit: AuditEntry) -> int:
-        """Also removes quarantined records that hold one of the keys, since they are kept whole."""
-        erased = 0
-        p, s = predictions.c, shadow_predictions.c
-        for day in await self._days(model, None, None):
-            in_day = (p.timestamp >= day, p.timestamp < day + _DAY)
-            # An id's time may be off the timestamp when a clock was set back, hence the day on either side.
-            near = (p.prediction_id >= id_floor(day - _DAY), p.prediction_id < id_floor(day + 2 * _DAY))
-            of_key = (p.model == model, p.routing_key.in_(routing_keys), *in_day, *near)
-            async with self.write() as connection:
-                ids = list((await connection.execute(sa.select(p.prediction_id).where(*of_key))).scalars())
-                for start in range(0, len(ids), 500):
-                    some = ids[start : start + 500]
-                    await connection.execute(
-                        sa.update(predictions)
-                        .where(p.prediction_id.in_(some))
-                        .values(features=None, prediction=None, confidence=None, facts=None, routing_key=None)
-                    )
-                    await connection.execute(
-                        sa.update(shadow_predictions)
-                        .where(s.prediction_id.in_(some))
-                        .values(prediction=None, difference=None)
-                    )
-                erased += len(ids)
-        quarantined = await self._quarantined(model, routing_keys)
-        async with self.write() as connection:
-            await connection.execute(sa.delete(quarantine).where(quarantine.c.id.in_(quarantined)))
-            await connection.execute(audited(audit))
-        return erased
 
-    async def _quarantined(self, model: str, routing_keys: Sequence[str]) -> Sequence[int]:
-        found: list[int] = []
-        last = 0
-        while True:
-            q = quarantine.c
-            query = sa.select(q.id, q.record).where(q.id > last).order_by(q.id).limit(100)
-            async with self.read() as connection:
-                rows = (await connection.execute(query)).all()
-            found += [number for number, record in rows if _is_of(record, model, routing_keys)]
-            if not rows:
-                return found
-            last = rows[-1][0]
-
-
-def _is_of(record: bytes, model: str, routing_keys: Sequence[str]) -> bool:
-    """Whether a quarantined record is of one of these keys; one that cannot be decoded is, when it holds a key's bytes."""
-    try:
-        read = decode(record)
-    except msgspec.DecodeError:
-        return any(key.encode("utf-8", "replace") in record for key in routing_keys)
-    return isinstance(read, PredictionRecord) and read.model == model and read.routing_key in routing_keys
+def _model_of(record: bytes) -> str | None:
+    """Whose a quarantined record is, as far as it says so."""
+    found = decoded(record)
+    return None if isinstance(found, bytes) else found.model or None

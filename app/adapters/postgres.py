@@ -94,9 +94,10 @@ def _meaning(error: BaseException) -> GatewayError | None:
     if state in ("42P01", "42703", "3F000"):
         return UnavailableError(UNPREPARED)
     # 22 data, 23 integrity, 54 program limits (nesting, sizes), P0 raised by a trigger: the value will never be taken.
+    said = error.args[0] if error.args else ""  # without DETAIL, which may repeat the row
     if state[:2] in ("22", "23", "54", "P0") or state in ("42804", "44000"):
-        return RefusedRowError(f"{state}: {error}")
-    return UnavailableError(f"the database cannot be used: {state}: {error}")
+        return RefusedRowError(f"{state}: {said}")
+    return UnavailableError(f"the database cannot be used: {state}: {said}")
 
 
 _ASYNCPG = Driver(

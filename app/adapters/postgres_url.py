@@ -50,5 +50,6 @@ def engine_of(policy: StorePolicy) -> AsyncEngine:
         pool_recycle=1800,
         json_serializer=lambda value: json_bytes(value).decode(),
         json_deserializer=json_value,
+        hide_parameters=True,  # else features and keys would stand in exceptions, and these in the log
         connect_args=arguments,
     )

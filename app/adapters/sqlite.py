@@ -331,6 +331,7 @@ def _engine(path: Path, connections: int, begin: str, cache_kib: int) -> AsyncEn
         max_overflow=0,
         json_serializer=lambda value: json_bytes(value).decode(),
         json_deserializer=json_value,
+        hide_parameters=True,  # else features and keys would stand in exceptions, and these in the log
         connect_args={"isolation_level": None, "timeout": _BUSY_MS / 1000},
     )
 

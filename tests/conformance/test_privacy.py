@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 from app.adapters.schema import metadata
 from app.adapters.sql_store import SqlStore
+from app.adapters.stores import open_store
 from app.control.ports import QuarantineRow
 from app.domain.prediction import format_id, parse_id
+from app.errors import RefusedRowError
 from app.journal.records import Record, encode
 from tests.journal_records import copied, observed, predicted
 from tests.store_rows import T0, audit, batch, outcome_of, prediction, shadow_of
@@ -129,6 +135,35 @@ async def test_erasure_leaves_nothing_of_what_was_known_of_a_key(store: SqlStore
     expected = [{"model_version": "v1", "predictions": 5, "labelled": 1}]
     assert await store.coverage("credit", None, None) == expected
     assert await store.coverage("credit", T0 - timedelta(minutes=1), T0 + timedelta(minutes=1)) == expected
+
+
+async def test_what_is_erased_is_in_no_file_of_an_embedded_store(tmp_path: Path) -> None:
+    """After what docs/security.md tells to do: until then rests of rows stay in pages and in the write-ahead log, as in every database."""
+    store = await open_store(f"sqlite:///{tmp_path}/store.db")
+
+    def files() -> bytes:
+        return b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+    hers = [prediction(routing_key=HERS, features={"name": f"secret-{n}" * 50}) for n in range(200)]
+    await store.load(
+        batch(hers, outcomes=[outcome_of(row, f"secret-truth-{n}") for n, row in enumerate(hers)])
+    )
+    assert b"secret" in files()
+    assert await store.erase("credit", HERS, audit()) == 200
+    with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as shell:
+        shell.executescript("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)")
+    assert b"secret" not in files()
+    await store.close()
+
+
+async def test_what_a_database_says_of_a_row_repeats_none_of_it(store: SqlStore) -> None:
+    """Such a text goes into logs and answers."""
+    audit_log = metadata.tables["audit_log"]
+    values = {"at": T0, "actor": "ops", "origin": "", "action": None, "reason": "secret-value"}
+    with pytest.raises(RefusedRowError) as raised:
+        async with store.write() as connection:
+            await connection.execute(sa.insert(audit_log), values)
+    assert "secret" not in str(raised.value)
 
 
 async def test_what_arrives_after_an_erasure_goes_with_the_next_one(store: SqlStore) -> None:

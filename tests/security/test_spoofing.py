@@ -21,6 +21,27 @@ FORWARDED = (
 )
 
 
+# Of the same family, and the twins that CGI (RFC 3875, section 4.1.18) and WSGI do not tell from them.
+OTHERS = (
+    "X-Forwarded-Port: 6666",
+    "X-Forwarded-Prefix: /elsewhere",
+    "X-Forwarded-Server: inner.example",
+    "X-Forwarded-Scheme: https",
+    "X-Forwarded-Ssl: on",
+    "X-Real-IP: 6.6.6.6",
+)
+TWINS = (
+    "X_Forwarded_For: 6.6.6.6",
+    "X-Forwarded_For: 6.6.6.6",
+    "X_Forwarded_Host: inner.example",
+    "X_Forwarded_Proto: https",
+    "X_Forwarded_Port: 6666",
+    "X_Forwarded_Prefix: /elsewhere",
+    "X_Forwarded_Server: inner.example",
+    "X_Real_IP: 6.6.6.6",
+)
+
+
 def models(upstream: MisbehavingUpstream) -> list[Model]:
     version = Version("v1", (upstream.url,))
     return [
@@ -89,6 +110,25 @@ def test_forwarded_fields_of_a_stranger_are_replaced(
     assert seen.header("x-forwarded-host") == "t"
     assert seen.header("x-forwarded-proto") == "http"
     assert seen.header("forwarded") is None
+
+
+@pytest.mark.parametrize("field", [*OTHERS, *TWINS])
+def test_no_other_field_of_a_stranger_says_where_it_comes_from(
+    direct: RunningWorker, upstream: MisbehavingUpstream, field: str
+) -> None:
+    seen = received(direct, upstream, field, field.swapcase())
+    name = field.partition(":")[0].lower()
+    assert seen.header(name) is None
+    kept = [value for key, value in seen.headers if key.lower().replace(b"_", b"-") == b"x-forwarded-for"]
+    assert kept == [b"127.0.0.1"]
+
+
+@pytest.mark.parametrize("field", OTHERS)
+def test_the_other_fields_of_a_trusted_proxy_go_on(
+    behind_proxy: RunningWorker, upstream: MisbehavingUpstream, field: str
+) -> None:
+    name, _, value = field.partition(": ")
+    assert received(behind_proxy, upstream, field).header(name.lower()) == value
 
 
 def test_forwarded_fields_of_a_trusted_proxy_go_on_with_its_address_behind(

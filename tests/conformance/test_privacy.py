@@ -149,7 +149,7 @@ async def test_what_is_erased_is_in_no_file_of_an_embedded_store(tmp_path: Path)
         batch(hers, outcomes=[outcome_of(row, f"secret-truth-{n}") for n, row in enumerate(hers)])
     )
     assert b"secret" in files()
-    assert await store.erase("credit", HERS, audit()) == 200
+    assert await store.erase("credit", [HERS], audit()) == 200
     with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as shell:
         shell.executescript("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)")
     assert b"secret" not in files()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +84,12 @@ def _run(url: str, work: _Work) -> None:
 
 
 def _on_sqlite(url: str, work: _Work) -> None:
+    path = sa.make_url(url).database
+    if path and path != ":memory:":
+        with suppress(OSError):  # what is wrong with the place, SQLite will say
+            Path(path).touch(
+                mode=0o600
+            )  # it holds what the journal does; its other files get the mode of this one
     engine = sa.create_engine(url, poolclass=NullPool, connect_args={"isolation_level": None, "timeout": 30})
     with engine.connect() as connection:
         connection.exec_driver_sql(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -148,6 +149,16 @@ def test_a_file_is_current_when_it_has_the_newest_tables_and_only_then(tmp_path:
         database.execute("UPDATE alembic_version SET version_num = 'older'")
         database.commit()
     assert not migrations.is_current(file)
+
+
+def test_a_file_that_a_migration_makes_is_for_this_user_only(tmp_path: Path) -> None:
+    """Whatever the caller's mask lets through: `model-gateway migrate` runs in a shell."""
+    before = os.umask(0o022)
+    try:
+        migrations.upgrade(f"sqlite:///{tmp_path}/gateway.db")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o600]
 
 
 def test_several_that_migrate_at_once_wait_for_each_other(empty_url: str) -> None:

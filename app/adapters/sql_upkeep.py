@@ -63,12 +63,7 @@ class Upkeep(SqlEngine):
         """Drop whole partitions, where there are any."""
 
     async def _delete_day(self, model: str, day: datetime) -> None:
-        p, o = predictions.c, outcomes.c
-        of_day = (p.model == model, p.prediction_id >= id_floor(day), p.prediction_id < id_floor(day + _DAY))
-        # Most outcomes do not name their model: their prediction does, as long as it is there.
-        joined = o.prediction_id.in_(sa.select(p.prediction_id).where(*of_day))
-        their_day = (o.subject >= id_floor(day), o.subject < id_floor(day + _DAY))
-        await self._delete_slowly(outcomes, sa.and_(*their_day, sa.or_(o.model == model, joined)))
+        await self._delete_joined(model, day)
         for table in (reviews, shadow_predictions, predictions):
             c = table.c
             of_day = (
@@ -83,8 +78,34 @@ class Upkeep(SqlEngine):
                 sa.delete(prediction_counts).where(c.model == model, c.period >= day, c.period < day + _DAY)
             )
 
+    async def _delete_joined(self, model: str, day: datetime) -> None:
+        """The outcomes of a day's predictions. Most do not name their model; their prediction does, as long as it is there."""
+        p, o = predictions.c, outcomes.c
+        of_model = (p.model == model, p.prediction_id < id_floor(day + _DAY))
+        after = p.prediction_id >= id_floor(day)
+        while True:
+            some = sa.select(p.prediction_id).where(*of_model, after).order_by(p.prediction_id)
+            async with self.read() as connection:
+                ids = (await connection.execute(some.limit(_ROWS_AT_ONCE))).scalars().all()
+            if not ids:
+                return
+            first, last = (
+                ids[0].partition(":")[0],
+                ids[-1].partition(":")[0],
+            )  # an outcome may name another row
+            theirs = sa.select(p.prediction_id).where(*of_model, after, p.prediction_id <= ids[-1])
+            async with self.write() as connection:
+                await connection.execute(
+                    sa.delete(outcomes).where(
+                        o.subject >= first,
+                        o.subject < f"{last};",
+                        sa.or_(o.model == model, o.prediction_id.in_(theirs)),
+                    )
+                )
+            after = p.prediction_id > ids[-1]
+
     async def _delete_outcomes(self, model: str, cutoff: datetime) -> None:
-        """Those that lie in no day of the model's predictions: sent for a request, or still waiting for a prediction that is gone."""
+        """Those that are no stored prediction's by their name: sent for a request, or waiting for a prediction that is gone."""
         o = outcomes.c
         subject = outcome_subject(None, model, "")
         of_model = (o.subject >= subject, o.subject < f"{subject[:-1]};", o.model == model)

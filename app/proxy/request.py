@@ -78,10 +78,24 @@ def _absolute(target: bytes) -> tuple[bytes, bytes]:
     return (path if path.startswith(b"/") else b"/" + path), rest[:cut]
 
 
-def _shadows_own(lower: bytes) -> bool:
-    """Whether a server that takes `_` for `-` in names (CGI, WSGI) would read this field as one that is not the client's to set."""
-    name = lower.replace(b"_", b"-")
-    return name in REQUEST_OWN or name.startswith(b"x-forwarded-") or name == b"x-real-ip"
+_PASSES, _FORWARDED, _ENDS = range(3)
+_KINDS: dict[bytes, tuple[bytes, int]] = {}  # clients send the same few names again and again
+_MOST_KINDS = 1024
+_LONGEST_NAME = 64
+
+
+def _kind_of(name: bytes) -> tuple[bytes, int]:
+    """A field's name in lower case, and whether it goes on: always, from peers that are believed, or never as it came."""
+    lower = name.lower()
+    dashed = lower.replace(b"_", b"-")  # as servers see it that take the one for the other (CGI, WSGI)
+    if dashed.startswith(b"x-forwarded-") or dashed == b"x-real-ip":
+        kind = _FORWARDED if dashed == lower and lower not in REQUEST_OWN else _ENDS
+    else:
+        kind = _ENDS if dashed in REQUEST_OWN else _PASSES
+    known = (lower, kind)
+    if len(_KINDS) < _MOST_KINDS and len(name) <= _LONGEST_NAME:
+        _KINDS[name] = known
+    return known
 
 
 class Request:
@@ -136,12 +150,14 @@ class Request:
 
     def add(self, name: bytes, value: bytes) -> None:
         """The next field of the head."""
-        lower = name.lower()
-        if lower not in REQUEST_OWN:
-            if lower.startswith(b"x-") and (lower.startswith(b"x-forwarded-") or lower == b"x-real-ip"):
-                self.forwarded += (name, b": ", value, b"\r\n")
-            elif b"_" not in lower or not _shadows_own(lower):
-                self.tail += (name, b": ", value, b"\r\n")
+        known = _KINDS.get(name)
+        if known is None:
+            known = _kind_of(name)
+        lower, kind = known
+        if kind == _PASSES:
+            self.tail += (name, b": ", value, b"\r\n")
+        elif kind == _FORWARDED:
+            self.forwarded += (name, b": ", value, b"\r\n")
         elif lower == b"host":
             self.hosts += 1
         elif lower in self.named and lower in JOINED:

@@ -31,11 +31,8 @@ from app.adapters.sql_engine import SqlEngine
 from app.adapters.sql_records import counts_in_coverage, period_of
 from app.control.ports import AuditEntry, outcome_subject
 from app.domain.prediction import format_id
+from app.domain.routing import ERASED
 from app.journal.records import OutcomeRecord, PredictionRecord, Record, ShadowRecord, decode
-
-ERASED = "erased"
-"""`predictions.reason` of an erased row: that of the assignment names the bucket, which follows from the key. By it a later erasure finds
-what has arrived since, such as the answer of a shadow or an outcome that was in a journal then."""
 
 _DAY = timedelta(days=1)
 _ROWS_AT_ONCE = 100

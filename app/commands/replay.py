@@ -21,7 +21,7 @@ from app.commands.gateway import (
     listed,
     model_path,
 )
-from app.domain.routing import NO_BUCKET, bucket, is_canary
+from app.domain.routing import ERASED, NO_BUCKET, bucket, is_canary
 
 AUDIT_LIMIT = 1000
 
@@ -76,6 +76,8 @@ def decide_again(record: Answer, salt: str | None) -> Replayed:
     key: str | None = None
     if record.get("forced"):
         return result(True, f"forced by the caller to {version}", again=role)
+    if record.get("reason") == ERASED:
+        return result(None, "what is kept about its routing key was erased, and the bucket with it")
     if not _was_drawn(record):
         why = str(record.get("reason") or "no canary was active")
         expected = role in ("production", "fallback")

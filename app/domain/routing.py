@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 BUCKETS = 10_000
 NO_BUCKET = -1
+ERASED = "erased"
+"""`predictions.reason` of an erased row: that of the assignment names the bucket, which follows from the key. By it a later erasure finds
+what has arrived since, such as the answer of a shadow or an outcome that was in a journal then."""
 # First path segments that are the gateway's own: no model is reached there.
 RESERVED = frozenset(
     {

@@ -326,6 +326,7 @@ class Exchange(Relay):
         target = self.head.target
         # A key in the body is known once the body is.
         routing_key = self.key if self.key is not None else served.routing_key(request)
+        request_id: str | None = request.text(b"x-request-id")[:MAX_REQUEST_ID] or None
         if served.redactor is not None:
             target = target.partition(b"?")[0]  # a query may hold what the body must not
             cut = request.size > len(request_body)
@@ -341,6 +342,7 @@ class Exchange(Relay):
             body, response_encoding = taken.body, taken.content_encoding
             response_length = -1 if taken.header_length is None else taken.header_length
             routing_key = served.redactor.key(routing_key) if routing_key is not None else None
+            request_id = served.redactor.request_id(request_id) if request_id is not None else None
         self.plane.record(
             PredictionRecord(
                 self.id,
@@ -357,7 +359,7 @@ class Exchange(Relay):
                 flags.rollout_id,
                 self.forced is not None,
                 routing_key,
-                request.text(b"x-request-id")[:MAX_REQUEST_ID] or None,
+                request_id,
                 request.method.decode("latin-1"),
                 target.decode("latin-1"),
                 request.text(b"content-type"),

@@ -14,13 +14,14 @@ from app.protocols.redaction import Action
 class Redactor:
     """The names of one model, compiled."""
 
-    __slots__ = ("_features_path", "_key_action", "_protocol", "_redaction")
+    __slots__ = ("_features_path", "_key_action", "_protocol", "_redaction", "_request_id_action")
 
     def __init__(self, model: Model, secret: bytes) -> None:
         self._redaction = Redaction(model.privacy.drop, model.privacy.hash, secret)
         self._protocol = model.protocol
         self._features_path = dict(model.extract).get("features", "$.features")
         self._key_action = _action_on(model.routing_key, self._redaction)
+        self._request_id_action = self._redaction.of_field("x-request-id")
 
     def body(
         self, body: bytes, content_type: str, encoding: str, header_length: int, truncated: bool
@@ -39,9 +40,16 @@ class Redactor:
 
     def key(self, value: str) -> str | None:
         """A routing key: hashed or dropped when the field it comes from is."""
-        if self._key_action is None:
+        return self._taken(value, self._key_action)
+
+    def request_id(self, value: str) -> str | None:
+        """The client's X-Request-Id: hashed or dropped when it is named. No outcome can name the prediction by it then."""
+        return self._taken(value, self._request_id_action)
+
+    def _taken(self, value: str, action: Action) -> str | None:
+        if action is None:
             return value
-        return None if self._key_action == "drop" else str(self._redaction.digest(value))
+        return None if action == "drop" else str(self._redaction.digest(value))
 
 
 def _action_on(key: RoutingKey, redaction: Redaction) -> Action:

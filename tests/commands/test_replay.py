@@ -57,6 +57,12 @@ def test_another_key_or_role_is_found_out() -> None:
     assert "recorded was" in result.why
 
 
+def test_of_an_erased_record_nothing_can_be_said() -> None:
+    result = decide_again(recorded(reason="erased", bucket=None, routing_key=None), None)
+    assert result.reproduced is None
+    assert "erased" in result.why
+
+
 def test_a_fallback_was_assigned_as_a_canary() -> None:
     record = recorded(bucket=10, role="fallback")
     assert decide_again(record, None).why.startswith("bucket 10 at 50 % is canary, as recorded")

@@ -9,6 +9,7 @@ import pytest
 
 from app.domain.flags import Flags
 from app.domain.model import Canary, ControlMirror, Guard, Match, Model, Privacy, RoutingKey, Shadow, Version
+from app.protocols.redaction import HASH_DIGITS
 from tests.client import Answer, load, post
 from tests.misbehaving import MisbehavingUpstream
 from tests.worker import eventually, running_worker
@@ -223,17 +224,25 @@ async def test_dropped_features_reach_neither_the_journal_nor_hashed_ones_in_cle
 ) -> None:
     good.default = bad.default = "echo"
     private = replace(
-        model("m", good.url, bad.url), protocol="json", privacy=Privacy(drop=("ssn",), hash=("email",))
+        model("m", good.url, bad.url),
+        protocol="json",
+        privacy=Privacy(drop=("ssn",), hash=("email", "X-Request-Id")),
     )
     body = b'{"features": {"ssn": "078-05-1120", "email": "a@b.example", "age": 41}}'
     with running_worker([private], [flags("m", 0.0, ("v2",))]) as worker:
         answers = await load(
-            worker.port, [post("/m/predict", body), post("/m/predict", b'{"ssn": "078-05-1120" broken')]
+            worker.port,
+            [
+                post("/m/predict", body, X_Request_Id="order-of-erika"),
+                post("/m/predict", b'{"ssn": "078-05-1120" broken'),
+            ],
         )
         assert body in [a.body for a in answers]  # the client's answer is untouched
         eventually(lambda: len(worker.shadows("m")) == 2, what="both shadow records")
         everything = b"".join(path.read_bytes() for path in worker.journal_directory.glob("*.seg"))
         assert b"078-05-1120" not in everything
         assert b"a@b.example" not in everything
+        assert b"order-of-erika" not in everything
+        assert any(len(r.request_id or "") == HASH_DIGITS for r in worker.predictions("m"))
         assert b'"age":41' in everything.replace(b" ", b"")
     good.default = "ok"

@@ -7,7 +7,7 @@ and merged, since the indexes begin with model and version.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,14 +20,12 @@ from app.control.ports import Row, outcome_subject
 from app.domain.prediction import row_id
 
 _KEYS_AT_ONCE = 500  # of one IN list
-_CHUNK = 1000  # rows of a training set in memory
 _SLICE = 250  # rows made at a time
-_SPAN_ROWS = 20_000  # rows, labelled or not, in which one query for a training set looks
 QUARTER = timedelta(minutes=15)
 _SKEW = timedelta(days=1)  # an id's time may be off its row's timestamp by a clock that was set back
 
 _P = predictions.c
-_LABELLED = (
+LABELLED = (
     _P.prediction_id, _P.model_version, _P.timestamp, _P.prediction, _P.confidence, _P.ground_truth,
     _P.ground_truth_timestamp, _P.propensity, _P.latency_ms, _P.features,
 )  # fmt: skip
@@ -99,15 +97,15 @@ class RecordReads(SqlEngine):
         self, model: str, version: str | None, since: datetime | None, until: datetime | None, limit: int
     ) -> list[Row]:
         conditions = [_P.ground_truth_timestamp.is_not(None)]
-        return await self._newest(predictions, _LABELLED, conditions, model, version, since, until, limit)
+        return await self._newest(predictions, LABELLED, conditions, model, version, since, until, limit)
 
     async def recent(self, model: str, version: str | None, since: datetime | None, limit: int) -> list[Row]:
         return await self._newest(predictions, _RECENT, [], model, version, since, None, limit)
 
     async def coverage(self, model: str, since: datetime | None, until: datetime | None) -> list[Row]:
         """Whole quarters of an hour come from the counts, what is left over at either end from the rows."""
-        first = None if since is None else -(-(since - _EPOCH) // QUARTER) * QUARTER + _EPOCH
-        last = None if until is None else (until - _EPOCH) // QUARTER * QUARTER + _EPOCH
+        first = None if since is None else -(-(since - EPOCH) // QUARTER) * QUARTER + EPOCH
+        last = None if until is None else (until - EPOCH) // QUARTER * QUARTER + EPOCH
         totals: dict[str, list[int]] = {}
 
         def add(rows: Any) -> None:
@@ -117,7 +115,7 @@ class RecordReads(SqlEngine):
                 sums[1] += labels
 
         async with self.read() as connection:
-            versions = await self._versions_of(connection, model)
+            versions = await self.versions_of(connection, model)
 
             async def count_rows(lower: datetime | None, upper: datetime | None) -> None:
                 add(await connection.execute(_counted(model, versions, lower, upper)))
@@ -211,7 +209,7 @@ class RecordReads(SqlEngine):
     ) -> list[Row]:
         rows: list[Row] = []
         async with self.read() as connection:
-            names = [version] if version is not None else await self._versions_of(connection, model)
+            names = [version] if version is not None else await self.versions_of(connection, model)
             for name in names:
                 missing = limit
                 for lower, upper in self._looks(since, until):
@@ -246,51 +244,10 @@ class RecordReads(SqlEngine):
             upper = lower
         return [*spans, (since, upper)]
 
-    async def _versions_of(self, connection: Any, model: str) -> list[str]:
+    async def versions_of(self, connection: Any, model: str) -> list[str]:
         counts = prediction_counts.c
         query = sa.select(counts.model_version).where(counts.model == model).distinct()
         return list((await connection.execute(query)).scalars())
-
-    async def training_rows(
-        self, model: str, since: datetime | None, until: datetime | None, version: str | None
-    ) -> AsyncIterator[list[Row]]:
-        """No transaction stays open for as long as a client reads: each chunk is a query of its own, in a span of time that the
-        counts say holds a few thousand rows.
-        """
-        async with self.read() as connection:
-            versions = [version] if version is not None else await self._versions_of(connection, model)
-            c = prediction_counts.c
-            query = (
-                sa.select(c.period, sa.cast(sa.func.sum(c.stored), sa.BigInteger))
-                .where(c.model == model, c.model_version.in_(versions))
-                .group_by(c.period)
-                .order_by(c.period)
-            )
-            periods = [(period, stored) for period, stored in await connection.execute(query)]
-        wanted = [_P.model == model, _P.model_version.in_(versions), _P.ground_truth_timestamp.is_not(None)]
-        wanted += within(predictions, since, until)
-        for lower, upper in _spans(periods, since, until):
-            query = (
-                sa.select(*_LABELLED)
-                .where(*wanted, *within(predictions, lower, upper))
-                .order_by(_P.timestamp, _P.prediction_id)
-                .limit(_CHUNK)
-            )
-            rows: list[Row] = []
-            while True:
-                after = query
-                if rows:
-                    last = (rows[-1]["timestamp"], rows[-1]["prediction_id"])
-                    after = query.where(
-                        _P.timestamp >= last[0],
-                        sa.or_(_P.timestamp > last[0], _P.prediction_id > last[1]),
-                    )
-                async with self.read() as connection:
-                    rows = await fetched(await connection.execute(after))
-                if rows:
-                    yield rows
-                if len(rows) < _CHUNK:
-                    break
 
 
 async def fetched(result: Any) -> list[Row]:
@@ -303,31 +260,20 @@ async def fetched(result: Any) -> list[Row]:
     return rows
 
 
-def _spans(
-    periods: Sequence[tuple[datetime, int]], since: datetime | None, until: datetime | None
-) -> Iterator[tuple[datetime, datetime]]:
-    """Neighbouring periods put together, as long as they hold few rows."""
-    start: datetime | None = None
-    rows = 0
-    end = _EPOCH
-    for period, stored in periods:
-        if (since is not None and period + QUARTER <= since) or (until is not None and period >= until):
-            continue
-        if start is not None and rows + stored > _SPAN_ROWS:
-            yield start, end
-            start, rows = None, 0
-        start = period if start is None else start
-        rows += stored
-        end = period + QUARTER
-    if start is not None:
-        yield start, end
-
-
 def aliases(prediction_id: str) -> tuple[str, ...]:
     """Other ids of the same row: an answer with one row is stored under the bare id, one with several from `id:0` on."""
     if prediction_id.endswith(":0"):
         return (prediction_id[:-2],)
     return () if ":" in prediction_id else (row_id(prediction_id, 0),)
+
+
+def subjects(row: Row) -> list[str]:
+    """What senders of outcomes may have called a prediction (with `prediction_id`, `model` and `request_id`)."""
+    identifier: Any = row["prediction_id"]
+    named = [identifier, *aliases(identifier)]
+    if row["request_id"] is not None:
+        named.append(outcome_subject(None, row["model"], row["request_id"]))
+    return named
 
 
 def _counted(model: str, versions: Sequence[str], since: datetime | None, until: datetime | None) -> Any:
@@ -339,4 +285,4 @@ def _counted(model: str, versions: Sequence[str], since: datetime | None, until:
     )
 
 
-_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 
 from app.adapters.schema import outcomes, predictions, reviews
 from app.adapters.sql_engine import SqlEngine
-from app.adapters.sql_records import aliases, counts_in_coverage, fetched, within
-from app.control.ports import Row, outcome_subject
+from app.adapters.sql_records import counts_in_coverage, fetched, subjects, within
+from app.control.ports import Row
 
 SLICES = 20  # equal parts of the time that a sample is spread over
 _KEYS_AT_ONCE = 500
@@ -58,7 +57,7 @@ class Samples(SqlEngine):
 
     async def arrivals(self, rows: Sequence[Row]) -> dict[str, datetime]:
         """When the first outcome of each row (with `prediction_id`, `model` and `request_id`) was received, if one was."""
-        of = {subject: str(row["prediction_id"]) for row in rows for subject in _subjects(row)}
+        of = {subject: str(row["prediction_id"]) for row in rows for subject in subjects(row)}
         first: dict[str, datetime] = {}
         o = outcomes.c
         async with self.read() as connection:
@@ -71,15 +70,19 @@ class Samples(SqlEngine):
                     first[of[subject]] = at if known is None else min(known, at)
         return first
 
-    async def review_propensities(self, model: str, ids: Sequence[str]) -> dict[str, float]:
+    async def review_propensities(
+        self, model: str, ids: Sequence[str], as_of: datetime | None = None
+    ) -> dict[str, float]:
         """Of those whose labels came from reviewers alone: the probability with which each was picked for review."""
         r, o = reviews.c, outcomes.c
-        done = (r.model == model, r.labelled_at.is_not(None), r.propensity.is_not(None))
+        done = [r.model == model, r.labelled_at.is_not(None), r.propensity.is_not(None)]
+        done += [] if as_of is None else [r.labelled_at <= as_of]
+        known = [] if as_of is None else [o.received_at <= as_of]
         async with self.read() as connection:
             if (await connection.execute(sa.select(r.prediction_id).where(*done).limit(1))).first() is None:
                 return {}
             found: dict[str, float] = {}
-            subjects: dict[str, str] = {}
+            named: dict[str, str] = {}
             for some in _in_parts(ids):
                 query = sa.select(r.prediction_id, r.propensity, _P.model, _P.request_id).join(
                     predictions, _P.prediction_id == r.prediction_id
@@ -87,11 +90,11 @@ class Samples(SqlEngine):
                 result = await connection.execute(query.where(*done, r.prediction_id.in_(some)))
                 for row in result.mappings():
                     found[row["prediction_id"]] = row["propensity"]
-                    subjects |= dict.fromkeys(_subjects(dict(row)), row["prediction_id"])
-            for some in _in_parts(list(subjects)):
-                others = sa.select(o.subject).where(o.subject.in_(some), o.source != _REVIEW)
+                    named |= dict.fromkeys(subjects(dict(row)), row["prediction_id"])
+            for some in _in_parts(list(named)):
+                others = sa.select(o.subject).where(o.subject.in_(some), o.source != _REVIEW, *known)
                 for subject in (await connection.execute(others)).scalars():
-                    found.pop(subjects[subject], None)
+                    found.pop(named[subject], None)
         return found
 
     async def unlabelled(self, model: str, versions: Sequence[str], limit: int, at: datetime) -> list[Row]:
@@ -130,12 +133,3 @@ class Samples(SqlEngine):
 def _in_parts(keys: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(keys), _KEYS_AT_ONCE):
         yield keys[start : start + _KEYS_AT_ONCE]
-
-
-def _subjects(row: Row) -> list[str]:
-    """What senders of outcomes may have called a prediction."""
-    identifier: Any = row["prediction_id"]
-    named = [identifier, *aliases(identifier)]
-    if row["request_id"] is not None:
-        named.append(outcome_subject(None, row["model"], row["request_id"]))
-    return named

@@ -15,8 +15,8 @@ from app.adapters.sql_erasure import Erasure
 from app.adapters.sql_learning import LearningState
 from app.adapters.sql_ledger import LedgerKeeping
 from app.adapters.sql_outcomes import WAITING, Claim, Join, OutcomeJoins
-from app.adapters.sql_records import RecordReads
 from app.adapters.sql_samples import Samples
+from app.adapters.sql_training import TrainingReads
 from app.adapters.sql_upkeep import Upkeep
 from app.control.ports import Batch, OutcomeRow
 from app.errors import Refusal, RefusedRowError
@@ -28,7 +28,7 @@ _SUBJECT, _OUTCOME = OUTCOME_COLUMNS.index("subject"), OUTCOME_COLUMNS.index("ou
 
 
 class SqlStore(
-    RecordReads, Samples, ControlState, LearningState, LedgerKeeping, OutcomeJoins, Erasure, Upkeep
+    TrainingReads, Samples, ControlState, LearningState, LedgerKeeping, OutcomeJoins, Erasure, Upkeep
 ):
     """`app.control.ports.Store`, but for the connections and the bulk load."""
 

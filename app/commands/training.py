@@ -44,13 +44,27 @@ def training_set(
     ] = None,
     flat_days: Annotated[float | None, typer.Option(help="Age up to which a row counts fully", min=0)] = None,
     since: Annotated[str | None, typer.Option(help="Only newer rows, RFC 3339")] = None,
+    until: Annotated[str | None, typer.Option(help="Only older rows, RFC 3339")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Only what this version answered, weighted by how likely it was asked")
+    ] = None,
+    as_of: Annotated[
+        str | None, typer.Option(help="Repeat the export that said so: only what was received by then counts")
+    ] = None,
     url: Url = None,
     token: TokenText = None,
     data_dir: DataDir = DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
     """Labelled predictions with `sample_weight`, ready for training."""
-    asked = {"half_life_days": half_life_days, "flat_days": flat_days, "since": since}
+    asked = {
+        "half_life_days": half_life_days,
+        "flat_days": flat_days,
+        "since": since,
+        "until": until,
+        "version": version,
+        "as_of": as_of,
+    }
     if target is not None and "://" in target:
         if kind not in (None, "parquet"):
             raise UsageError(f"--format: a data set is written as parquet, not {kind!r}")
@@ -73,10 +87,11 @@ def training_set(
         if path:
             pieces = output.counted(pieces, path.name)
         size = _into_file(path, pieces) if path else _into_stdout(pieces)
+        stands = reply.headers.get("x-as-of")
     if as_json:
-        output.emit({"file": str(target), "format": kind, "bytes": size})
+        output.emit({"file": str(target), "format": kind, "bytes": size, "as_of": stands})
     elif target:
-        output.say(f"{target}: {size} bytes")
+        output.say(f"{target}: {size} bytes" + (f", as of {stands}" if stands else ""))
 
 
 def _into_dataset(

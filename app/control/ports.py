@@ -262,9 +262,16 @@ class Store(Protocol):
         """
 
     def training_rows(
-        self, model: str, since: datetime | None, until: datetime | None, version: str | None
+        self,
+        model: str,
+        since: datetime | None,
+        until: datetime | None,
+        version: str | None,
+        as_of: datetime | None = None,
     ) -> AsyncIterator[list[Row]]:
-        """Labelled rows in chunks, oldest first, read with a server-side cursor: constant memory."""
+        """Rows as of `labelled`, with `role`, in chunks, oldest first: constant memory. `as_of`: each with the label that held of those
+        received by then; without those that had none.
+        """
 
     async def recent(self, model: str, version: str | None, since: datetime | None, limit: int) -> list[Row]:
         """Newest first: prediction_id, model_version, timestamp, features, prediction, confidence."""
@@ -279,8 +286,12 @@ class Store(Protocol):
     async def arrivals(self, rows: Sequence[Row]) -> dict[str, datetime]:
         """When the first outcome of each row (with `prediction_id`, `model` and `request_id`) was received, if one was."""
 
-    async def review_propensities(self, model: str, ids: Sequence[str]) -> dict[str, float]:
-        """Of those whose labels came from reviewers alone: the probability with which each was picked for review."""
+    async def review_propensities(
+        self, model: str, ids: Sequence[str], as_of: datetime | None = None
+    ) -> dict[str, float]:
+        """Of those whose labels came from reviewers alone: the probability with which each was picked for review. `as_of`: as was
+        known then.
+        """
 
     async def unlabelled(self, model: str, versions: Sequence[str], limit: int, at: datetime) -> list[Row]:
         """The newest answers that are neither labelled nor under review at that time: prediction_id, prediction, confidence."""

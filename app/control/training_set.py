@@ -12,8 +12,8 @@ import csv
 import io
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from hashlib import sha256
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ FORMATS = {
     "parquet": "application/vnd.apache.parquet",
 }
 MAX_WEIGHT = 100.0  # of the inverse propensity: one row must not outweigh hundreds
+CHUNK = 1000  # rows weighed and written at a time
 ROW_GROUP = 100_000  # rows at most,
 ROW_GROUP_BYTES = 8 * 2**20  # and bytes before they are packed
 
@@ -50,7 +51,7 @@ class TrainingQuery:
     half_life_days: float = 47.0
     flat_days: float = 7.0
     format: str = "csv"
-    # ages count from here, and later labels are left out: the same again gives the same file
+    # Ages count from here, and what was received later does not count: the same again gives the same file.
     as_of: datetime | None = None
 
     def __post_init__(self) -> None:
@@ -67,10 +68,10 @@ class TrainingQuery:
 
 
 async def export(query: TrainingQuery, store: Store, now: datetime) -> AsyncIterator[bytes]:
-    """The file in pieces, oldest row first. An error of the store on the way is raised: the answer must
-    break off, not end.
+    """The file in pieces, oldest row first, as of now where the query does not say. An error of the store on
+    the way is raised: the answer must break off, not end.
     """
-    chunks = _weighted(query, store, now)
+    chunks = _weighted(query, store, query.as_of or now)
     first: list[Row] = await anext(chunks, [])
     write = _FORMS[query.format](query.model, first)
     yield await asyncio.to_thread(write.rows, first)
@@ -85,12 +86,12 @@ async def manifest(query: TrainingQuery, store: Store, now: datetime) -> Row:
     """What an export as of `now` holds: its query, its rows by version, its weights, and the SHA-256 of
     its NDJSON form.
     """
-    query = replace(query, as_of=query.as_of or now)
+    as_of = query.as_of or now
     digest, rows, total = sha256(), 0, 0.0
     versions: Counter[str] = Counter()
     smallest, largest = inf, 0.0
     encode = msgspec.json.Encoder().encode_lines
-    async for chunk in _weighted(query, store, now):
+    async for chunk in _weighted(query, store, as_of):
         digest.update(await asyncio.to_thread(encode, chunk))
         rows += len(chunk)
         versions.update(str(row["model_version"]) for row in chunk)
@@ -105,7 +106,7 @@ async def manifest(query: TrainingQuery, store: Store, now: datetime) -> Row:
             "until": query.until,
             "half_life_days": query.half_life_days,
             "flat_days": query.flat_days,
-            "as_of": query.as_of,
+            "as_of": as_of,
         },
         "rows": rows,
         "by_version": dict(versions),
@@ -114,26 +115,35 @@ async def manifest(query: TrainingQuery, store: Store, now: datetime) -> Row:
     }
 
 
-async def _weighted(query: TrainingQuery, store: Store, now: datetime) -> AsyncIterator[list[Row]]:
-    until, now = query.as_of, query.as_of or now
-    async for stored in store.training_rows(query.model.name, query.since, query.until, query.version):
-        rows = [
-            row
-            for row in stored
-            if until is None or (row["timestamp"] <= until and row["ground_truth_timestamp"] <= until)
-        ]
-        picked = await store.review_propensities(
-            query.model.name, [str(row["prediction_id"]) for row in rows]
-        )
-        for row in rows:
-            age = max(0.0, (now - row["timestamp"]).total_seconds() / 86_400)
-            # Of a label that only a reviewer gave: as likely as its prediction was picked for review.
-            review = row["review_propensity"] = picked.get(row["prediction_id"])
-            chance = row["propensity"] * (1.0 if review is None else review)
-            inverse = min(1.0 / chance, MAX_WEIGHT) if chance > 0 else MAX_WEIGHT
-            row["age_days"] = age
-            row["sample_weight"] = recency.weight(age, query.half_life_days, query.flat_days) * inverse
-        yield rows
+async def _weighted(query: TrainingQuery, store: Store, as_of: datetime) -> AsyncIterator[list[Row]]:
+    """Rows with their weights in chunks of one size, whatever else lies in the store: columns and row groups of
+    a file follow from the chunks, and a repeated file must be the same.
+    """
+    model, end = query.model.name, as_of + timedelta(microseconds=1)
+    until = end if query.until is None else min(query.until, end)
+    waiting: list[Row] = []
+    async for stored in store.training_rows(model, query.since, until, query.version, as_of):
+        waiting += stored
+        while len(waiting) >= CHUNK:
+            rows, waiting = waiting[:CHUNK], waiting[CHUNK:]
+            yield await _weigh(query, store, as_of, rows)
+    if waiting:
+        yield await _weigh(query, store, as_of, waiting)
+
+
+async def _weigh(query: TrainingQuery, store: Store, as_of: datetime, rows: list[Row]) -> list[Row]:
+    ids = [str(row["prediction_id"]) for row in rows]
+    picked = await store.review_propensities(query.model.name, ids, as_of)
+    for row in rows:
+        age = max(0.0, (as_of - row["timestamp"]).total_seconds() / 86_400)
+        # Of a label that only a reviewer gave: as likely as its prediction was picked for review.
+        review = row["review_propensity"] = picked.get(row["prediction_id"])
+        chance = row["propensity"] * (1.0 if review is None else review)
+        inverse = min(1.0 / chance, MAX_WEIGHT) if chance > 0 else MAX_WEIGHT
+        row["age_days"] = age
+        row["sample_weight"] = recency.weight(age, query.half_life_days, query.flat_days) * inverse
+        del row["role"]
+    return rows
 
 
 class _Ndjson:

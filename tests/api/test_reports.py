@@ -484,17 +484,51 @@ async def test_the_training_set_is_narrowed_by_time_and_version(tmp_path: Path) 
 
 
 async def test_a_manifest_lets_an_export_be_repeated_byte_for_byte(tmp_path: Path) -> None:
+    """Whatever labels come afterwards: of rows that had none, however long ago they were observed, and corrections."""
     async with control(tmp_path) as parts, parts.client() as client:
-        await store_rows(parts.store, rows(300, days=20.0), lambda index: 1.0 if index % 2 else None)
+        stored = rows(2400, days=20.0)
+        await store_rows(parts.store, stored, lambda index: 1.0 if index % 2 else None)
         made = (await client.get(f"{MODEL}/training-set/manifest")).json()
-        first = await exported(client, "ndjson")
-        assert (made["rows"], made["by_version"]) == (150, {"v1": 150})
-        assert made["sha256"] == hashlib.sha256(first).hexdigest()
+        first = {kind: await exported(client, kind) for kind in ("ndjson", "csv", "parquet")}
+        assert (made["rows"], made["by_version"]) == (1200, {"v1": 1200})
+        assert made["sha256"] == hashlib.sha256(first["ndjson"]).hexdigest()
         parts.clock.turn(3 * DAY)
         later = [prediction(START + timedelta(days=1), 7777)]
         await store_rows(parts.store, later, lambda _: 1.0)
-        assert await exported(client, "ndjson") != first
-        assert await exported(client, "ndjson", as_of=made["query"]["as_of"]) == first
+        # New to the columns, and among the first rows: what is left out must not show in a file's columns either.
+        odd = [with_features(prediction(START - timedelta(days=19), 8000), surprise=1.0)]
+        unlabelled = [*odd, *stored[:200:2]]
+        await store_rows(parts.store, odd)
+        at = parts.clock.now()
+        sent = [
+            replace(outcome(row, 0.0, row.timestamp + timedelta(minutes=1)), received_at=at)
+            for row in unlabelled
+        ]
+        sent += [outcome(row, 0.0, at) for row in stored[1:300:2]]  # corrections
+        await parts.store.load(Batch((), (), sent, (), ()))
+        changed = await exported(client, "ndjson")
+        assert len(changed.splitlines()) == 1200 + 1 + 101
+        assert {json.loads(line)["ground_truth"] for line in changed.splitlines()} == {0.0, 1.0}
+        for kind, data in first.items():
+            assert await exported(client, kind, as_of=made["query"]["as_of"]) == data, kind
+        again = (
+            await client.get(f"{MODEL}/training-set/manifest", params={"as_of": made["query"]["as_of"]})
+        ).json()
+        assert again == made
+
+
+async def test_an_export_says_from_when_it_is_so_that_it_can_be_repeated(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        stored = rows(50, days=2.0)
+        await store_rows(parts.store, stored[:40], lambda _: 1.0)
+        first = await client.get(f"{MODEL}/training-set")
+        assert first.headers["x-as-of"] == START.isoformat()
+        parts.clock.turn(DAY)
+        await store_rows(parts.store, stored[40:])
+        sent = [replace(outcome(row, 0.0, START), received_at=parts.clock.now()) for row in stored]
+        await parts.store.load(Batch((), (), sent, (), ()))
+        again = await client.get(f"{MODEL}/training-set", params={"as_of": first.headers["x-as-of"]})
+        assert again.content == first.content
 
 
 # ---- review

@@ -304,18 +304,23 @@ def test_review_lists_and_labels(run: Run, api: ScriptedApi) -> None:
 
 def test_a_training_set_arrives_whole(run: Run, api: ScriptedApi) -> None:
     rows = b'{"a": 1, "sample_weight": 1.0}\n' * 5000
-    api.on("GET /admin/models/credit/training-set", Reply(rows))
+    as_of = "2026-03-05T00:00:00+00:00"
+    api.on("GET /admin/models/credit/training-set", Reply(rows, headers={"X-As-Of": as_of}))
     ran = run(
         "export", "training-set", "credit", "-o", "set.jsonl", "--half-life-days", "47", "--flat-days", "7"
     )
     assert ran.status == 0
     assert Path("set.jsonl").read_bytes() == rows
+    assert ran.err == f"set.jsonl: {len(rows)} bytes, as of {as_of}\n"
     assert api.asked[0].query == {"format": ["ndjson"], "half_life_days": ["47.0"], "flat_days": ["7.0"]}
     assert run("export", "training-set", "credit", "-o", "x.parquet", "--json").json == {
         "file": "x.parquet",
         "format": "parquet",
         "bytes": len(rows),
+        "as_of": as_of,
     }
+    run("export", "training-set", "credit", "-o", "again.csv", "--as-of", as_of, "--version", "v2")
+    assert api.asked[2].query == {"format": ["csv"], "as_of": [as_of], "version": ["v2"]}
 
 
 def test_a_training_set_that_breaks_off_leaves_no_file(run: Run, api: ScriptedApi) -> None:

@@ -96,7 +96,7 @@ def _query(
     version: Version = None,
     as_of: Annotated[
         AwareDatetime | None,
-        Query(description="ages count from here and later labels are left out; now when not given"),
+        Query(description="ages count from here, and labels received later do not count; now when not given"),
     ] = None,
 ) -> TrainingQuery:
     known = parts.registry.model(model)
@@ -111,8 +111,8 @@ async def training_set(
     parts: Parts, query: Asked, format: Literal["csv", "ndjson", "parquet"] = "ndjson"
 ) -> Response:
     """Labelled rows, oldest first, each with `sample_weight` = recency × inverse propensity. A broken-off
-    answer is no whole file. `X-As-Of` says from when ages count: given as `as_of`, it gives the same rows
-    again.
+    answer is no whole file. `X-As-Of` is the time it was made as of: given as `as_of`, it gives the same
+    bytes again, whatever labels have come since.
     """
     now = parts.clock.now()
     as_of = query.as_of or now
@@ -128,8 +128,8 @@ async def training_set(
 
 @router.get("/training-set/manifest", **needs("read", 404, 422, 503))
 async def training_set_manifest(parts: Parts, query: Asked) -> Response:
-    """What an export holds: query, rows by version, weights, SHA-256 of its NDJSON. With its `as_of` the
-    export can be repeated.
+    """What an export holds: query, rows by version, weights, SHA-256 of its NDJSON. Its `as_of`, given to
+    an export, gives these rows, whatever labels have come since.
     """
     return Json(await manifest(query, parts.store, parts.clock.now()))
 

@@ -2,7 +2,8 @@
 propensity. Constant memory.
 
 The weight says how much a row should count, so that recent data lead without older patterns being lost,
-and rows that were unlikely to be served by their version, or to be labelled, are not under-represented.
+and rows that were unlikely to be labelled, or of one version alone unlikely to be served by it, are not
+under-represented.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ FORMATS = {
     "ndjson": "application/x-ndjson",
     "parquet": "application/vnd.apache.parquet",
 }
+FALLBACK = "fallback"  # the role of production's answer where the canary had none: given with certainty
 MAX_WEIGHT = 100.0  # of the inverse propensity: one row must not outweigh hundreds
 CHUNK = 1000  # rows weighed and written at a time
 ROW_GROUP = 100_000  # rows at most,
@@ -136,13 +138,16 @@ async def _weigh(query: TrainingQuery, store: Store, as_of: datetime, rows: list
     picked = await store.review_propensities(query.model.name, ids, as_of)
     for row in rows:
         age = max(0.0, (as_of - row["timestamp"]).total_seconds() / 86_400)
+        if row.pop("role") == FALLBACK:  # older rows have the canary's, which did not answer
+            row["propensity"] = 1.0
         # Of a label that only a reviewer gave: as likely as its prediction was picked for review.
         review = row["review_propensity"] = picked.get(row["prediction_id"])
-        chance = row["propensity"] * (1.0 if review is None else review)
+        # Among the rows of all versions every request is there, whoever answered: none was unlikely.
+        routed = 1.0 if query.version is None else row["propensity"]
+        chance = routed * (1.0 if review is None else review)
         inverse = min(1.0 / chance, MAX_WEIGHT) if chance > 0 else MAX_WEIGHT
         row["age_days"] = age
         row["sample_weight"] = recency.weight(age, query.half_life_days, query.flat_days) * inverse
-        del row["role"]
     return rows
 
 

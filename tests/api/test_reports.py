@@ -429,15 +429,48 @@ async def test_the_training_set_has_recency_weights_and_is_the_same_in_every_for
             assert line["sample_weight"] == float(cell["sample_weight"]) == row["sample_weight"]
 
 
-async def test_rows_that_were_unlikely_weigh_more_up_to_a_bound(tmp_path: Path) -> None:
+async def test_of_one_version_rows_that_were_unlikely_weigh_more_up_to_a_bound(tmp_path: Path) -> None:
     async with control(tmp_path) as parts, parts.client() as client:
         at = START - timedelta(days=1)
         stored = [
             prediction(at, number, propensity=share) for number, share in enumerate((1.0, 0.05, 0.0001))
         ]
         await store_rows(parts.store, stored, lambda _: 1.0)
-        lines = [json.loads(line) for line in (await exported(client, "ndjson")).splitlines()]
+        lines = [json.loads(line) for line in (await exported(client, "ndjson", version="v1")).splitlines()]
         assert [line["sample_weight"] for line in lines] == [1.0, 20.0, 100.0]
+
+
+async def test_traffic_under_a_rollout_counts_as_often_as_any_other(tmp_path: Path) -> None:
+    """A hundred requests before a rollout and a hundred during it, five of which the canary got."""
+    async with control(tmp_path) as parts, parts.client() as client:
+        at = START - timedelta(days=1)
+        before = [prediction(at, number) for number in range(100)]
+        production = [prediction(at, 100 + number, propensity=0.95) for number in range(95)]
+        canary = [
+            prediction(at, 200 + number, model_version="v2", role="canary", propensity=0.05)
+            for number in range(5)
+        ]
+        await store_rows(parts.store, [*before, *production, *canary], lambda _: 1.0)
+
+        async def weights(**query: str) -> list[float]:
+            lines = (await exported(client, "ndjson", **query)).splitlines()
+            return [json.loads(line)["sample_weight"] for line in lines]
+
+        assert await weights() == [1.0] * 200
+        assert sum((await weights(version="v1"))[100:]) == pytest.approx(100.0)
+        assert sum(await weights(version="v2")) == pytest.approx(100.0)
+
+
+async def test_a_fallback_was_given_with_certainty_whatever_was_stored_of_it(tmp_path: Path) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        at = START - timedelta(days=1)
+        stored = [
+            prediction(at, number, role=role, propensity=0.05)
+            for number, role in enumerate(("fallback", "production"))
+        ]
+        await store_rows(parts.store, stored, lambda _: 1.0)
+        lines = [json.loads(line) for line in (await exported(client, "ndjson", version="v1")).splitlines()]
+        assert [(line["propensity"], line["sample_weight"]) for line in lines] == [(1.0, 1.0), (0.05, 20.0)]
 
 
 async def test_features_that_change_name_or_type_are_kept_apart_not_lost(tmp_path: Path) -> None:

@@ -110,9 +110,10 @@ Asked = Annotated[TrainingQuery, Depends(_query)]
 async def training_set(
     parts: Parts, query: Asked, format: Literal["csv", "ndjson", "parquet"] = "ndjson"
 ) -> Response:
-    """Labelled rows, oldest first, each with `sample_weight` = recency × inverse propensity. A broken-off
-    answer is no whole file. `X-As-Of` is the time it was made as of: given as `as_of`, it gives the same
-    bytes again, whatever labels have come since.
+    """Labelled rows, oldest first, each with `sample_weight` = recency × inverse propensity (of being picked
+    for review; with `version`, also of that version being asked). A broken-off answer is no whole file.
+    `X-As-Of` is the time it was made as of: given as `as_of`, it gives the same bytes again, whatever
+    labels have come since.
     """
     now = parts.clock.now()
     as_of = query.as_of or now

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 Reason = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$", description="why, for the audit log")]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+
+
+def _bounded(at: datetime) -> datetime:
+    if not _FIRST <= at <= _LAST:
+        raise PydanticCustomError(
+            "instant", "must lie between 1970 and 2200; write a time such as 2026-01-31T12:00:00Z"
+        )
+    return at.astimezone(UTC)
+
+
+# Every time that a caller gives. Arithmetic with it, and any database's types, have room on both sides.
+Instant = Annotated[
+    AwareDatetime,
+    AfterValidator(_bounded),
+    Field(description="between 1970 and 2200, with its offset, such as 2026-01-31T12:00:00Z"),
+]
 
 
 class Strict(BaseModel):
@@ -147,9 +167,9 @@ class BaselineBody(Strict):
 
     rows: Annotated[list[dict[str, Any]], Field(max_length=200_000)] | None = None
     version: Name | None = None
-    since: AwareDatetime | None = Field(None, strict=False)
+    since: Instant | None = Field(None, strict=False)
     metrics: Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], Field(max_length=50)] = {}
-    trained_at: AwareDatetime | None = Field(None, strict=False)
+    trained_at: Instant | None = Field(None, strict=False)
     reason: Reason = ""
 
 

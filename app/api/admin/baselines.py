@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
-from pydantic import AwareDatetime, ValidationError
+from pydantic import ValidationError
 
 from app.api import strict_json, uploads
 from app.api.auth import Identity
 from app.api.routes import Caller, GatewayRoute, Json, bounded_body, needs
-from app.api.schemas import BaselineBody, Reason
+from app.api.schemas import BaselineBody, Instant, Reason
 from app.api.services import Parts, Services
 from app.control.audits import log_change
 from app.control.drift import PREDICTION
@@ -43,7 +43,7 @@ async def post_baseline(
     metrics: Annotated[
         str, Query(max_length=4000, description="for uploads: JSON object of metric: value")
     ] = "{}",
-    trained_at: AwareDatetime | None = None,
+    trained_at: Instant | None = None,
     reason: Reason = "",
 ) -> Response:
     """Rows as JSON, NDJSON, CSV or Parquet (features as columns, or under `features`; `prediction` beside

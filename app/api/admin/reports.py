@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime
 
 from app.api.routes import Caller, GatewayRoute, Json, needs
+from app.api.schemas import Instant
 from app.api.services import Parts
 from app.control.audits import log_change
 from app.control.ports import AuditEntry
@@ -29,8 +29,8 @@ async def performance(
     model: str,
     parts: Parts,
     version: Version = None,
-    since: AwareDatetime | None = None,
-    until: AwareDatetime | None = None,
+    since: Instant | None = None,
+    until: Instant | None = None,
     by: Annotated[
         str | None, Query(max_length=200, description="a feature whose values are told apart")
     ] = None,
@@ -46,7 +46,7 @@ async def shadow(
     model: str,
     version: Annotated[str, Query(max_length=64)],
     parts: Parts,
-    since: AwareDatetime | None = None,
+    since: Instant | None = None,
 ) -> Response:
     """What the version would have answered beside production: agreement, differences, worst cases,
     latency, labelled comparison.
@@ -91,11 +91,11 @@ def _query(
     parts: Parts,
     half_life_days: float = 47.0,
     flat_days: float = 7.0,
-    since: AwareDatetime | None = None,
-    until: AwareDatetime | None = None,
+    since: Instant | None = None,
+    until: Instant | None = None,
     version: Version = None,
     as_of: Annotated[
-        AwareDatetime | None,
+        Instant | None,
         Query(description="ages count from here, and labels received later do not count; now when not given"),
     ] = None,
 ) -> TrainingQuery:

@@ -242,14 +242,10 @@ def _feature_view(reference: Any) -> dict[str, Any]:
     kinds = {str(kind): count for kind, count in reference.kinds.items() if count}
     match reference:
         case NumberReference():
-            ends = {"min": float(reference.edges[0]), "max": float(reference.edges[-1])}
-            return {
-                "type": "number",
-                "mean": reference.mean,
-                "sigma": reference.sigma,
-                **ends,
-                "kinds": kinds,
-            }
+            low, high = float(reference.edges[0]), float(reference.edges[-1])
+            figures = {"mean": reference.mean, "sigma": reference.sigma, "min": low, "max": high}
+            known = figures if reference.finite else dict.fromkeys(figures)
+            return {"type": "number", **known, "kinds": kinds}
         case CategoryReference():
             return {"type": "category", "categories": len(reference.counts), "kinds": kinds}
         case _:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ NEIGHBOURS = 20
 MIN_REFERENCE = 100
 MAX_CATEGORIES = 20  # of a feature; rarer ones share a column
 MAX_COLUMNS = 500
+LARGEST = 1e100  # a number beyond is taken for it: squares and their sums must be finite
 FURTHEST = 100.0  # deviations: beyond it further is not stranger, and squares would overflow
 
 
@@ -41,7 +42,7 @@ class Encoding:
         numbers, categories = [], []
         for name in sorted({name for row in rows for name in row}):
             values = [row.get(name) for row in rows]
-            known = [float(value) for value in values if _is_number(value)]
+            known = [number for value in values if (number := _number(value)) is not None]
             if len(known) * 2 >= len([value for value in values if value is not None]) and known:
                 spread = float(np.std(known))
                 numbers.append((name, float(np.mean(known)), spread if spread > 0 else 1.0))
@@ -54,10 +55,11 @@ class Encoding:
         """Shape (rows, columns)."""
         columns: list[Floats] = []
         for name, mean, spread in self.numbers:
-            values = [row.get(name) for row in rows]
-            apart = np.array([float(v) - mean if _is_number(v) else 0.0 for v in values])
-            columns.append(np.clip(apart / spread, -FURTHEST, FURTHEST))
-            columns.append(np.array([0.0 if _is_number(v) else 1.0 for v in values]))
+            numbers = [_number(row.get(name)) for row in rows]
+            apart = np.array([0.0 if number is None else number - mean for number in numbers])
+            with np.errstate(over="ignore"):  # beyond the furthest in any case
+                columns.append(np.clip(apart / spread, -FURTHEST, FURTHEST))
+            columns.append(np.array([float(number is None) for number in numbers]))
         for name, labels in self.categories:
             given = [_category(value) if (value := row.get(name)) is not None else None for row in rows]
             columns += [np.array([float(one == label) for one in given]) for label in labels]
@@ -65,8 +67,11 @@ class Encoding:
         return np.column_stack(columns) if columns else np.zeros((len(rows), 1))
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+def _number(value: Any) -> float | None:
+    """None for what is none; as near to zero as its square has to be to stay finite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        return None
+    return float(min(max(value, -LARGEST), LARGEST))
 
 
 def _category(value: Any) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.api.test_reports import MODEL, rows
-from tests.control_parts import control, store_rows
+from tests.control_parts import control, store_rows, with_features
 
 
 async def test_a_baseline_with_other_columns_and_gaps_says_of_each_feature_what_is_wrong(
@@ -39,3 +41,30 @@ async def test_a_window_without_mature_predictions_has_reasons_and_no_figures(tm
         assert (first["mature"], first["coverage"]) == (0, None)
         assert {figure["value"] for figure in first["metrics"].values()} == {None}
         assert all(figure["reason"] for figure in first["metrics"].values())
+
+
+async def test_a_baseline_of_the_largest_numbers_says_what_they_are(tmp_path: Path) -> None:
+    lines = "".join(
+        f"{'1.5e308' if n % 2 else '-1.5e308'},{'inf' if n % 2 else '-inf'}\n" for n in range(600)
+    )
+    async with control(tmp_path) as parts, parts.client() as client:
+        posted = await client.post(
+            f"{MODEL}/baseline",
+            content=f"large,endless\n{lines}".encode(),
+            headers={"Content-Type": "text/csv"},
+        )
+        assert posted.status_code == 201, posted.text
+        features = (await client.get(f"{MODEL}/baseline")).json()["features"]
+        large = {name: features["large"][name] for name in ("mean", "sigma", "min", "max")}
+        assert large == {"mean": 0.0, "sigma": pytest.approx(1.5e308), "min": -1.5e308, "max": 1.5e308}
+        assert {features["endless"][name] for name in ("mean", "sigma", "min", "max")} == {None}
+        stored = [
+            with_features(row, large=1.5e308 if n % 2 else -1.5e308, endless=7.0)
+            for n, row in enumerate(rows(1000))
+        ]
+        await store_rows(parts.store, stored)
+        parts.clock.turn(60.0)
+        results = (await client.get(f"{MODEL}/drift")).json()["results"]
+        said = {(one["feature"], one["test"]): one for one in results if one["window"] == "day"}
+        assert said["large", "psi"]["verdict"] == "stable"
+        assert said["endless", "out_of_range"]["verdict"] == "drift"

@@ -13,7 +13,7 @@ import pytest
 
 from app.control.ports import PredictionRow
 from app.domain.model import Review
-from tests.control_parts import START, control, model, prediction, store_rows
+from tests.control_parts import START, control, model, prediction, store_rows, with_features
 
 REVIEW = "/admin/models/credit/review"
 LEASE_S = 900.0
@@ -113,3 +113,19 @@ async def test_rows_within_the_configured_distance_are_asked_about_once(
         assert len(ids(answer)) == cells
         stand_for = [1 / item["propensity"] for item in answer["items"]]
         assert sum(stand_for) == pytest.approx(40), "each stands for those like it"
+
+
+@pytest.mark.parametrize("odd", [1e308, -1e308])
+async def test_one_number_of_any_size_among_the_labelled_rows_keeps_nobody_from_reviewing(
+    tmp_path: Path, odd: float
+) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        labelled = apart(200)
+        labelled[3] = with_features(labelled[3], age=odd)
+        await store_rows(parts.store, labelled, lambda _: 1.0)
+        free = [with_features(prediction(START, 500 + n), age=40.0 + n, name=f"m{n}") for n in range(50)]
+        free[5] = with_features(free[5], age=-odd)
+        await store_rows(parts.store, free)
+        answer = await drawn(client, strategy="novelty,random", limit=50)
+        assert len(ids(answer)) == 50
+        assert any(item["strategy"] == "novelty" for item in answer["items"])

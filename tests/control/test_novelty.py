@@ -5,6 +5,7 @@ besides.
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import LocalOutlierFactor
 
@@ -53,3 +54,17 @@ def test_categories_missing_values_and_features_nobody_knew_are_no_obstacle() ->
 def test_too_little_to_compare_with_says_nothing() -> None:
     assert scores([{"a": 1.0}] * (MIN_REFERENCE - 1), [{"a": 1.0}]) == [None]
     assert scores([{"a": 1.0}] * MIN_REFERENCE, []) == []
+
+
+@pytest.mark.parametrize(
+    "odd", [1e308, -1e308, 1e101, 10**400, -(10**30), float("inf"), 5e-324], ids=lambda odd: f"{odd!s:.6}"
+)
+def test_numbers_of_any_size_have_a_novelty(odd: float) -> None:
+    chance = np.random.default_rng(5)
+    known: list[dict[str, object]] = [{"a": float(v), "b": float(v)} for v in chance.normal(0, 1, 200)]
+    known[7]["a"] = odd
+    known[8]["a"] = -odd
+    asked: list[dict[str, object]] = [{"a": 0.1, "b": 0.1}, {"a": odd, "b": 0.0}, {"a": 0.0, "b": odd}]
+    found = scores(known, asked)
+    assert all(score is not None and score > 0 for score in found)
+    assert scores([{"a": odd}] * 200, asked) != []

@@ -23,16 +23,16 @@ def kind_of(value: Cell) -> Kind:
     return "text" if isinstance(value, str) else "other"
 
 
-_LARGEST = 1e100
-
-
 def as_float(value: Cell) -> float:
-    """A number as float; beyond ±1e100 as infinity, so that squares and sums stay finite."""
+    """A number as float; a whole number beyond all floats as infinity. Squares and sums of the largest ones
+    are not finite: see `reference.unit_of`.
+    """
     if not isinstance(value, (int, float)):
         raise TypeError(f"{value!r} is no number")
-    if -_LARGEST <= value <= _LARGEST:
+    try:
         return float(value)
-    return float("inf") if value > 0 else float("-inf")
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
 
 
 def category_of(value: Cell) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import frexp
 from typing import Self
 
 import numpy as np
@@ -20,6 +21,7 @@ FINE = 200  # quantile bins kept of a number
 COARSE = 10  # bins of PSI, each with about a tenth of the reference
 MAX_CATEGORIES = 1000  # kept of a categorical feature, the most frequent
 HOURS = 168  # of a week
+_LARGE = 1e100  # beyond it squares and sums would not stay finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,11 @@ class NumberReference:
     def rows(self) -> int:
         """Rows that hold a number."""
         return int(self.counts.sum())
+
+    @property
+    def finite(self) -> bool:
+        """Whether any number is; of infinities alone there is no mean, no deviation, and no end."""
+        return bool(self.counts[:-1].any())
 
     def bin_of(self, values: Floats) -> NDArray[np.intp]:
         """The fine bin of each value."""
@@ -122,7 +129,9 @@ def _describe_number(
         return NumberReference(np.zeros(1), np.array([0.0, float(len(numbers))]), 0.0, 0.0, kinds)
     # Order statistics, not interpolated: an edge is a value that occurs, so atoms stay whole.
     edges = np.unique(np.quantile(finite, np.linspace(0, 1, FINE + 1), method="inverted_cdf"))
-    made = NumberReference(edges, np.zeros(len(edges) + 1), float(finite.mean()), float(finite.std()), kinds)
+    unit = unit_of(finite)
+    mean, sigma = float((finite / unit).mean() * unit), float((finite / unit).std() * unit)
+    made = NumberReference(edges, np.zeros(len(edges) + 1), mean, sigma, kinds)
     bins = made.bin_of(numbers)
     counts = np.bincount(bins, minlength=len(edges) + 1).astype(np.float64)
     made = NumberReference(edges, counts, made.mean, made.sigma, kinds)
@@ -135,6 +144,14 @@ def _describe_number(
         for hour in np.unique(when)
     }
     return NumberReference(edges, counts, made.mean, made.sigma, kinds, hourly)
+
+
+def unit_of(numbers: Floats) -> float:
+    """What to reckon in, so that squares and sums of these finite numbers stay finite: 1, or for very large ones
+    the power of two below the largest, by which dividing loses no digit.
+    """
+    largest = float(abs(numbers).max(initial=0.0))
+    return 1.0 if largest <= _LARGE else 2.0 ** (frexp(largest)[1] - 1)
 
 
 @dataclass(frozen=True, slots=True)

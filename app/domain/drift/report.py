@@ -16,6 +16,7 @@ from app.domain.drift.reference import (
     CategoryReference,
     FeatureReference,
     NumberReference,
+    unit_of,
 )
 from app.domain.drift.window import CategoryCounts, LiveCounts, LiveWindow, NumberCounts
 
@@ -158,9 +159,10 @@ def _number(
     same_hours = sum((reference.hourly[h] for h in window.hours if h in reference.hourly), start=known * 0)
     if float(same_hours.sum()) >= policy.min_rows:
         known = same_hours
-    below, above = live.below_by / n, live.above_by / n
-    apart = distance.wasserstein(reference.edges, reference.counts, live.counts, below, above)
-    severity = apart / reference.sigma if reference.sigma > 0 else None
+    unit = unit_of(reference.edges)
+    below, above = live.below_by / n / unit, live.above_by / n / unit
+    apart = distance.wasserstein(reference.edges / unit, reference.counts, live.counts, below, above)
+    severity = apart / (reference.sigma / unit) if reference.sigma > 0 else None
     index = psi.psi(known, seen)
     if by_ks:
         statistic = distance.kolmogorov_smirnov(reference.counts, live.counts)

@@ -16,6 +16,7 @@ from app.domain.drift.psi import Floats
 from app.domain.drift.reference import Baseline, CategoryReference, FeatureReference, NumberReference
 
 MAX_NEW = 50  # new categories, and new features, that are kept by name; further ones are only counted
+_FURTHEST = 1e300  # a row's distance counts as no more, so that sums stay finite
 
 
 class NumberCounts:
@@ -39,9 +40,8 @@ class NumberCounts:
         under, over = numbers[numbers < lowest], numbers[numbers > highest]
         self.below += len(under)
         self.above += len(over)
-        # An infinity would swallow the sum; it counts as beyond, at no distance.
-        self.below_by += float((lowest - under[np.isfinite(under)]).sum())
-        self.above_by += float((over[np.isfinite(over)] - highest).sum())
+        self.below_by += _apart(under, lowest)
+        self.above_by += _apart(over, highest)
 
     def merge(self, other: NumberCounts) -> None:
         self.counts = self.counts + other.counts
@@ -64,6 +64,15 @@ class NumberCounts:
         self.below, self.above = states.counts(state, "beyond", 2)
         self.below_by, self.above_by = states.numbers(state, "by", 2)
         self.kinds = _kinds(state)
+
+
+def _apart(numbers: Floats, end: float) -> float:
+    """The sum of their distances from an end. An infinity would swallow it; that counts as beyond, at no
+    distance.
+    """
+    with np.errstate(over="ignore"):
+        distances = abs(numbers[np.isfinite(numbers)] - end)
+    return float(np.minimum(distances, _FURTHEST).sum())
 
 
 class CategoryCounts:

@@ -107,6 +107,24 @@ def test_the_most_frequent_kind_decides() -> None:
 def test_only_infinities_are_still_numbers() -> None:
     assert _numbers([float("inf")] * 3).rows == 3
 
+    assert not _numbers([float("inf")] * 3).finite
+    assert _numbers([0.0]).finite
+    assert _numbers([float("inf"), 2.0, float("-inf")]).finite
+
+
+@pytest.mark.parametrize("size", [1e99, 1e101, 1e200, 1.7e308])
+def test_the_largest_numbers_are_described_as_exactly_as_any(size: float) -> None:
+    plain = [float(v) for v in np.random.default_rng(4).normal(0.1, 0.2, 500)]
+    made, small = _numbers([v * size for v in plain]), _numbers(plain)
+    assert made.mean / size == pytest.approx(small.mean)
+    assert made.sigma / size == pytest.approx(small.sigma)
+    assert list(made.edges / size) == pytest.approx(list(small.edges))
+    assert list(made.counts) == list(small.counts)
+    ends = _numbers([-size, size] * 50)
+    assert (ends.mean, ends.sigma, list(ends.edges)) == (0.0, pytest.approx(size), [-size, size])
+    same = _numbers([size] * 50)
+    assert (same.mean / size, same.sigma / size) == (pytest.approx(1.0), pytest.approx(0.0))
+
 
 def test_of_many_categories_the_most_frequent_are_kept() -> None:
     made = describe([f"id {i}" for i in range(MAX_CATEGORIES + 500)] + ["common"] * 10)

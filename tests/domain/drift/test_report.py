@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import isfinite, sqrt
 
 import numpy as np
 import pytest
@@ -167,3 +167,25 @@ def test_looking_again_after_the_next_window_takes_back_no_alarm() -> None:
         assert before <= now
         before = now
     assert before
+
+
+@pytest.mark.parametrize("numeric", ["psi", "ks"])
+@pytest.mark.parametrize("size", [1.0, 1e101, 1e308])
+def test_drift_of_the_largest_numbers_is_found_like_any_other(size: float, numeric: str) -> None:
+    chance = np.random.default_rng(8)
+    plain = chance.uniform(-1.0, 1.0, 2_000)
+    baseline = Baseline.from_rows([{"x": float(v)} for v in plain * size])
+    policy = DriftPolicy(numeric=numeric)
+    steady = _report([{"x": float(v)} for v in chance.uniform(-1, 1, 1_000) * size], policy, baseline)
+    assert not steady.drifted
+    moved = _report([{"x": float(v)} for v in chance.uniform(0, 1, 1_000) * size], policy, baseline)
+    found = _result(moved, "x", numeric)
+    assert found.verdict == DRIFT
+    assert found.severity == pytest.approx(0.5 / 3**-0.5, abs=0.1)  # half the width, in deviations
+
+
+def test_a_feature_that_jumps_to_the_largest_numbers_has_a_finite_report() -> None:
+    rows = [{**row, "x0": 1.7e308 if i % 2 else -1.7e308} for i, row in enumerate(_rows(5, 2_000))]
+    report = _report(rows)
+    assert report.drifted == ("x0",)
+    assert all(isfinite(r.severity) for r in report.results if r.severity is not None)

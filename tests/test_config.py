@@ -105,6 +105,7 @@ models:
     guard: {error_rate: 0.2, latency_p99_ms: 90, window: 10, min_requests: 10, mode: off}
     evidence: {alpha: 1e-3, margin: 2, unit: key, floor: 0.01}
     labels: {horizon_s: 60, min_coverage: 0}
+    drift: {daily_false_alarm_rate: 0.1, numeric_test: ks}
     retraining: {strategy: schedule, metric: f1, baseline: 0.9, every_s: 3600, webhook: "https://example.org/x"}
     privacy: {drop: [ssn], hash: [email], retention_days: 30}
     tls: {ca: ca.pem, certificate: own.pem, key: own.key, server_name: model.internal}
@@ -126,6 +127,7 @@ models:
     assert model.canary.control.mode == "concurrent"
     assert model.guard.mode == "off"
     assert (model.evidence.alpha, model.evidence.unit) == (1e-3, "key")
+    assert (model.drift.daily_false_alarm_rate, model.drift.numeric_test) == (0.1, "ks")
     assert model.retraining.every_s == 3600.0
     assert model.privacy.hash == ("email",)
     assert model.tls == UpstreamTls("ca.pem", "own.pem", "own.key", "model.internal")
@@ -444,6 +446,10 @@ def test_each_wrong_key_outside_the_models(tmp_path: Path, text: str, where: str
         ("evidence: {alpha: 0}", "evidence.alpha", "greater than 0"),
         ("evidence: {margin: 0.5}", "evidence.margin", "at least 1"),
         ("labels: {horizon_s: -5}", "labels.horizon_s", "at least 0"),
+        ("drift: {daily_false_alarm_rate: 0}", "drift.daily_false_alarm_rate", "greater than 0"),
+        ("drift: {daily_false_alarm_rate: 1}", "drift.daily_false_alarm_rate", "less than 1"),
+        ("drift: {numeric_test: kl}", "drift.numeric_test", "use psi or ks"),
+        ("drift: {numeric: ks}", "drift.numeric", "did you mean numeric_test?"),
         ("retraining: {strategy: schedule}", "retraining.every_s", "needed for strategy: schedule"),
         ("retraining: {baseline: 0.9}", "task", "is none, which has no metrics"),
         ("{task: binary, retraining: {metric: f11}}", "retraining.metric", "did you mean f1?"),

@@ -76,6 +76,14 @@ class LearningState(SqlEngine):
             found: Row | None = (await connection.execute(query)).scalar_one_or_none()
             return found
 
+    async def newest_baseline(self, model: str) -> int | None:
+        """Its number: another one says that there is a newer baseline."""
+        table = schema.baselines
+        query = sa.select(sa.func.max(table.c.id)).where(table.c.model == model)
+        async with self.read() as connection:
+            found: int | None = (await connection.execute(query)).scalar_one_or_none()
+            return found
+
     async def add_retraining_decision(self, decision: Row) -> None:
         """Needs `model`, `should_retrain`, `reason`, `urgency`; `at` is now when not given; the rest is kept as it is."""
         at = decision.get("at")

@@ -192,6 +192,20 @@ class LabelsSection(Section):
     )
 
 
+class DriftSection(Section):
+    daily_false_alarm_rate: float = Field(
+        default=0.01,
+        gt=0.0,
+        lt=1.0,
+        description="Probability that anything is called drift in a day without any: over all features and windows together.",
+    )
+    numeric_test: Literal["psi", "ks"] = Field(
+        default="psi",
+        description="How numbers are compared with the baseline: population stability index on quantile bins, "
+        "or Kolmogorov-Smirnov.",
+    )
+
+
 class RetrainingSection(Section):
     strategy: Literal["schedule", "drift", "performance", "combined"] = Field(
         default="combined", description="What may ask for retraining."
@@ -305,6 +319,9 @@ class ModelSection(Section):
         default_factory=EvidenceSection, description="When the evidence against a candidate suffices."
     )
     labels: LabelsSection = Field(default_factory=LabelsSection, description="When outcomes count.")
+    drift: DriftSection = Field(
+        default_factory=DriftSection, description="How what comes in is compared with the baseline."
+    )
     retraining: RetrainingSection = Field(
         default_factory=RetrainingSection, description="When to say that it is time to retrain."
     )

@@ -9,6 +9,7 @@ from app.config.schema import Settings
 from app.domain.model import (
     Canary,
     ControlMirror,
+    Drift,
     EvidencePolicy,
     Guard,
     Labels,
@@ -102,6 +103,7 @@ def _model(name: str, model: ModelSection) -> Model:
         guard=Guard(**dict(model.guard)),
         evidence=EvidencePolicy(**dict(model.evidence)),
         labels=Labels(**dict(model.labels)),
+        drift=Drift(**dict(model.drift)),
         retraining=Retraining(**dict(model.retraining)),
         review=Review(**dict(model.review)),
         privacy=Privacy(**dict(model.privacy)),

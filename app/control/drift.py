@@ -35,7 +35,7 @@ MIN_BASELINE = 100
 MAX_FEATURES = 2000
 KEEP_S = 5.0
 TOP = 20  # features of a model in /metrics
-_POLICY = DriftPolicy(windows_a_day=25)  # at most 24 hours, and the day
+WINDOWS = 25  # judged a day: at most 24 hours, and the day
 _FROM_ROWS = "window of "
 _DISTRIBUTIONS = frozenset({"psi", "ks", "chi2"})
 
@@ -122,7 +122,9 @@ class DriftReports:
         return view
 
     async def _judged(self, model: str, version: str, fresh: bool = False) -> tuple[Row, DriftReport | None]:
-        return await self._kept.get((model, version), lambda: self._judge(model, version), fresh)
+        # Told apart by the baseline, so that a new one shows at once, also one that another host was given.
+        number = await self._store.newest_baseline(model)
+        return await self._kept.get((model, version, number), lambda: self._judge(model, version), fresh)
 
     async def _judge(self, model: str, version: str) -> tuple[Row, DriftReport | None]:
         until = self._clock.now()
@@ -142,7 +144,7 @@ class DriftReports:
         if stored["source"].startswith(_FROM_ROWS):  # what the reference was made from is no news
             since = max(since, _instant(stored["at"]))
         rows = await self._store.recent(model, version, since, MAX_LIVE)
-        report = await asyncio.to_thread(_compare, stored, rows)
+        report = await asyncio.to_thread(_compare, stored, rows, _policy(self._registry.model(model)))
         self._latest[model] = (version, report)
         view |= {
             "baseline": {"at": _instant(stored["at"]), "source": stored["source"]},
@@ -181,16 +183,23 @@ def _size(result: DriftResult) -> float:
     return result.psi if result.psi is not None else result.statistic
 
 
-def _compare(stored: Row, rows: Sequence[Row]) -> DriftReport:
+def _policy(model: Model) -> DriftPolicy:
+    drift = model.drift
+    return DriftPolicy(
+        daily_false_alarms=drift.daily_false_alarm_rate, windows_a_day=WINDOWS, numeric=drift.numeric_test
+    )
+
+
+def _compare(stored: Row, rows: Sequence[Row], policy: DriftPolicy) -> DriftReport:
     baseline = Baseline.from_state(stored["reference"])
     windows = [_window(baseline, DAY, rows)]
-    parts = _parts_of_day(rows)
+    parts = _parts_of_day(rows, policy.min_rows)
     if len(parts) > 1:
         windows += [_window(baseline, name, some) for name, some in parts]
-    return judge(baseline, windows, _POLICY)
+    return judge(baseline, windows, policy)
 
 
-def _parts_of_day(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+def _parts_of_day(rows: Sequence[Row], least: int) -> list[tuple[str, list[Row]]]:
     """Whole hours, joined backwards from the newest until each part has rows enough for a test; named by
     their first hour.
     """
@@ -201,7 +210,7 @@ def _parts_of_day(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     waiting: list[Row] = []
     for hour in sorted(hours, reverse=True):
         waiting += hours[hour]
-        if len(waiting) >= _POLICY.min_rows:
+        if len(waiting) >= least:
             parts.append((hour.isoformat(), waiting))
             waiting = []
     return parts

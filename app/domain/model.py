@@ -94,6 +94,14 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
+class Drift:
+    """How drift is tested: see `app.domain.drift.report.DriftPolicy`."""
+
+    daily_false_alarm_rate: float = 0.01
+    numeric_test: str = "psi"  # psi | ks
+
+
+@dataclass(frozen=True, slots=True)
 class Retraining:
     strategy: str = "combined"  # schedule | drift | performance | combined
     metric: str | None = None
@@ -154,6 +162,7 @@ class Model:
     guard: Guard = field(default_factory=Guard)
     evidence: EvidencePolicy = field(default_factory=EvidencePolicy)
     labels: Labels = field(default_factory=Labels)
+    drift: Drift = field(default_factory=Drift)
     retraining: Retraining = field(default_factory=Retraining)
     review: Review = field(default_factory=Review)
     privacy: Privacy = field(default_factory=Privacy)

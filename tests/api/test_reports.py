@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from sklearn.metrics import f1_score
 
 from app.control.ports import Batch, PredictionRow, ShadowRow
-from app.domain.model import Labels, Retraining
+from app.domain.model import Drift, Labels, Retraining
 from app.domain.recency import weight
 from tests.control_parts import (
     START,
@@ -278,6 +278,51 @@ async def test_what_the_baseline_was_made_from_is_not_compared_with_itself(tmp_p
         await client.post(f"{MODEL}/baseline", json={"version": "v1"})
         parts.clock.turn(60.0)
         assert (await client.get(f"{MODEL}/drift")).json()["rows"] == 0
+
+
+async def test_a_new_baseline_is_compared_with_at_once_also_on_another_host(tmp_path: Path) -> None:
+    async with (
+        control(tmp_path / "one") as parts,
+        control(tmp_path / "other", store=parts.store, clock=parts.clock) as others,
+        parts.client() as client,
+        others.client() as there,
+    ):
+        await store_rows(parts.store, rows(2000, seed=8))
+
+        async def detected() -> list[Any]:
+            return [(await asked.get(f"{MODEL}/drift")).json()["detected"] for asked in (client, there)]
+
+        assert await detected() == [None, None]
+        moved = [with_features(row, age=features_of(row)["age"] + 8.0) for row in rows(2000, seed=7)]
+        await client.post(f"{MODEL}/baseline", json={"rows": [features(row) for row in moved]})
+        assert await detected() == [True, True]
+        await client.post(f"{MODEL}/baseline", json={"rows": [features(row) for row in rows(2000, seed=7)]})
+        assert await detected() == [False, False]
+
+
+async def test_numbers_are_compared_by_the_configured_test(tmp_path: Path) -> None:
+    known = model(drift=Drift(numeric_test="ks"))
+    async with control(tmp_path, known) as parts, parts.client() as client:
+        await client.post(f"{MODEL}/baseline", json={"rows": [features(row) for row in rows(2000, seed=7)]})
+        moved = [with_features(row, age=features_of(row)["age"] + 8.0) for row in rows(2000, seed=8)]
+        await store_rows(parts.store, moved)
+        report = (await client.get(f"{MODEL}/drift")).json()
+        tests = {one["feature"]: one["test"] for one in report["results"] if one["threshold"] is not None}
+        assert tests == {"age": "ks", "region": "chi2", "vip": "chi2", "$prediction": "ks"}
+        assert report["drifted"] == ["age"]
+        assert report["severity"] > 0.25, "PSI, whichever test alarmed"
+
+
+async def test_the_configured_rate_of_false_alarms_decides_where_alarms_begin(tmp_path: Path) -> None:
+    cutoffs = []
+    for rate in (0.001, 0.2):
+        known = model(drift=Drift(daily_false_alarm_rate=rate))
+        async with control(tmp_path / str(rate), known) as parts, parts.client() as client:
+            reference = [features(row) for row in rows(2000, seed=7)]
+            await client.post(f"{MODEL}/baseline", json={"rows": reference})
+            await store_rows(parts.store, rows(2000, seed=8))
+            cutoffs.append((await client.get(f"{MODEL}/drift")).json()["cutoff"])
+    assert cutoffs[1] == pytest.approx(200 * cutoffs[0])
 
 
 @pytest.mark.parametrize("kind", ["text/csv", "application/x-ndjson", "application/vnd.apache.parquet"])

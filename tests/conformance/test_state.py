@@ -155,6 +155,16 @@ async def test_the_newest_baseline_counts(store: SqlStore) -> None:
     assert await store.baseline("credit") == {"metric": 0.91}
 
 
+async def test_a_newer_baseline_has_another_number(store: SqlStore) -> None:
+    assert await store.newest_baseline("credit") is None
+    await store.put_baseline("credit", {"metric": 0.9})
+    first = await store.newest_baseline("credit")
+    await store.put_baseline("other", {"metric": 0.1})
+    assert await store.newest_baseline("credit") == first
+    await store.put_baseline("credit", {"metric": 0.9})
+    assert await store.newest_baseline("credit") not in (first, None)
+
+
 async def test_retraining_decisions_come_newest_first(store: SqlStore) -> None:
     decision = {
         "model": "credit",

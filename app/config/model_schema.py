@@ -223,6 +223,13 @@ class RetrainingSection(Section):
     psi_threshold: float = Field(
         default=0.25, gt=0.0, description="Population stability index from which a feature has drifted."
     )
+    schema_threshold: float = Field(
+        default=0.1,
+        gt=0.0,
+        le=1.0,
+        description="Share of rows, beyond the baseline's, from which a feature that is missing, of another type or of a new "
+        "category has drifted.",
+    )
     every_s: Timeout | None = Field(
         default=None, description="For `strategy: schedule`: time between two trainings."
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -33,11 +33,23 @@ MAX_LIVE = 20_000
 MAX_BASELINE = 200_000
 MIN_BASELINE = 100
 MAX_FEATURES = 2000
+MAX_FINDINGS = 20  # kept with a decision
 KEEP_S = 5.0
 TOP = 20  # features of a model in /metrics
 WINDOWS = 25  # judged a day: at most 24 hours, and the day
 _FROM_ROWS = "window of "
 _DISTRIBUTIONS = frozenset({"psi", "ks", "chi2"})
+
+
+@dataclass(frozen=True, slots=True)
+class DriftSignal:
+    """`detected` is None while nothing can be judged; `severity` the largest PSI; `findings` name features
+    that vanished or changed in kind, which have none.
+    """
+
+    detected: bool | None = None
+    severity: float = 0.0
+    findings: tuple[str, ...] = ()
 
 
 class DriftReports:
@@ -159,15 +171,17 @@ class DriftReports:
         }
         return view, report
 
-    async def signal(self, model: str, fresh: bool = False) -> tuple[bool | None, float]:
-        """For the retraining decision: whether the production version's drift reaches the configured PSI,
-        and the largest PSI. `fresh`: judged now, not a moment ago.
+    async def signal(self, model: str, fresh: bool = False) -> DriftSignal:
+        """For the retraining decision: whether the production version's drift reaches the configured PSI, or
+        features vanished or changed in kind. `fresh`: judged now, not a moment ago.
         """
-        known: Model = self._registry.model(model)
+        limits = self._registry.model(model).retraining
         _, report = await self._judged(model, self._version(model, None), fresh)
         if report is None or report.detected is None:
-            return None, 0.0
-        return report.detected and report.severity >= known.retraining.psi_threshold, report.severity
+            return DriftSignal()
+        findings = report.schema_findings(limits.schema_threshold)
+        reached = report.detected and report.severity >= limits.psi_threshold
+        return DriftSignal(reached or bool(findings), report.severity, findings[:MAX_FINDINGS])
 
     def series(self) -> Iterator[Series]:
         for model, (version, report) in self._latest.items():

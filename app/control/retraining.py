@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Protocol
 
 from app.control.clock import Clock
+from app.control.drift import DriftSignal
 from app.control.flags import FlagsService
 from app.control.news import News
 from app.control.performance import PerformanceReports
@@ -24,10 +25,10 @@ REPEAT_S = 86_400.0
 DEFAULT_METRIC = {"binary": "f1", "multiclass": "f1_macro", "regression": "rmse"}
 
 
-class DriftSignal(Protocol):
-    """What the drift reports say of a model's production version: (detected or None, largest PSI)."""
+class DriftSignals(Protocol):
+    """What the drift reports say of a model's production version."""
 
-    async def signal(self, model: str, fresh: bool = False) -> tuple[bool | None, float]: ...
+    async def signal(self, model: str, fresh: bool = False) -> DriftSignal: ...
 
 
 class RetrainingDesk:
@@ -37,7 +38,7 @@ class RetrainingDesk:
         flags: FlagsService,
         store: Store,
         performance: PerformanceReports,
-        drift: DriftSignal,
+        drift: DriftSignals,
         clock: Clock,
         news: News,
     ) -> None:
@@ -83,12 +84,13 @@ class RetrainingDesk:
         metric = known.retraining.metric or DEFAULT_METRIC.get(known.task)
         current, why = await self._current(known, production, metric, fresh)
         baseline, trained_at = await self._baseline(known, production, metric)
-        detected, severity = await self._drift.signal(model, fresh)
+        drift = await self._drift.signal(model, fresh)
         signals = RetrainingSignals(
             now=now.timestamp(),
             last_trained_at=trained_at,
-            drift_detected=detected,
-            drift_severity=severity,
+            drift_detected=drift.detected,
+            drift_severity=drift.severity,
+            drift_findings=drift.findings,
             performance_current=current,
             performance_baseline=baseline,
         )

@@ -109,6 +109,7 @@ class Retraining:
     performance_threshold: float = 0.05
     critical_threshold: float = 0.10
     psi_threshold: float = 0.25
+    schema_threshold: float = 0.1  # share of rows
     every_s: float | None = None
     webhook: str | None = None
 

@@ -8,12 +8,14 @@ compose these three signals.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, isnan
 from typing import Literal
 
 Urgency = Literal["routine", "elevated", "critical"]
 STRATEGIES = ("schedule", "drift", "performance", "combined")
+_NAMED = 3  # findings named in a reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class RetrainingSignals:
     drift_severity: float = 0.0  # largest PSI over the features
     performance_current: float | None = None
     performance_baseline: float | None = None
+    drift_findings: tuple[str, ...] = ()  # features that vanished or changed in kind, which have no PSI
 
 
 def relative_drop(current: float, baseline: float, higher_is_better: bool = True) -> float:
@@ -70,11 +73,13 @@ def evaluate_retraining_need(
     *,
     higher_is_better: bool = True,
     performance_alone: bool = False,
+    drift_findings: Sequence[str] = (),
 ) -> RetrainingDecision:
     """Decide from drift and performance, with the source text's four outcomes and reasons.
 
-    `drift_severity` is the largest PSI over the features; thresholds are relative drops. For a metric where
-    lower is better (log-loss, MAE) set `higher_is_better=False`. Where the relative drop cannot be told
+    `drift_severity` is the largest PSI over the features, `drift_findings` what else is called drift, for
+    the reason; thresholds are relative drops. For a metric where lower is better (log-loss, MAE) set
+    `higher_is_better=False`. Where the relative drop cannot be told
     (see `relative_drop`) the answer is no, with the reason: a missing figure is not a proof of decay.
 
     The source's prose says to retrain "when performance drops regardless of whether drift was detected",
@@ -83,11 +88,12 @@ def evaluate_retraining_need(
     such a drop retrains with urgency elevated. `decide` uses it for its performance and combined
     strategies, where the drop is one of mature labels: the definite signal.
     """
+    drift = _drift(drift_severity, drift_findings)
     perf_drop = relative_drop(performance_current, performance_baseline, higher_is_better)
     if isnan(perf_drop):
         return RetrainingDecision(
             should_retrain=False,
-            reason=_untold(drift_detected, drift_severity, performance_current, performance_baseline),
+            reason=_untold(drift_detected, drift, performance_current, performance_baseline),
             urgency="routine",
         )
     dropped = (
@@ -103,14 +109,14 @@ def evaluate_retraining_need(
     if drift_detected and perf_drop >= performance_threshold:
         return RetrainingDecision(
             should_retrain=True,
-            reason=f"Drift detected (PSI={drift_severity:.3f}) and performance "
+            reason=f"Drift detected ({drift}) and performance "
             f"dropped {perf_drop:.1%}. Both signals confirm degradation.",
             urgency="elevated",
         )
     if drift_detected:
         return RetrainingDecision(
             should_retrain=False,
-            reason=f"Drift detected (PSI={drift_severity:.3f}) but performance "
+            reason=f"Drift detected ({drift}) but performance "
             f"is stable (drop={perf_drop:.1%}). Monitor closely.",
             urgency="routine",
         )
@@ -127,7 +133,7 @@ def evaluate_retraining_need(
     )
 
 
-def _untold(drift_detected: bool, drift_severity: float, current: float, baseline: float) -> str:
+def _untold(drift_detected: bool, drift: str, current: float, baseline: float) -> str:
     if isnan(current):
         why = "Current performance is not a number"
     elif baseline == 0:
@@ -136,11 +142,19 @@ def _untold(drift_detected: bool, drift_severity: float, current: float, baselin
         )
     else:
         why = f"Baseline performance {baseline} is not finite; set one measured at training time"
-    return f"{why}: no judgement of performance.{_watch(drift_detected, drift_severity)}"
+    return f"{why}: no judgement of performance.{_watch(drift_detected, drift)}"
 
 
-def _watch(drift_detected: bool, drift_severity: float) -> str:
-    return f" Drift detected (PSI={drift_severity:.3f}). Monitor closely." if drift_detected else ""
+def _watch(drift_detected: bool, drift: str) -> str:
+    return f" Drift detected ({drift}). Monitor closely." if drift_detected else ""
+
+
+def _drift(severity: float, findings: Sequence[str]) -> str:
+    """How much, and what has no measure."""
+    named = [f"PSI={severity:.3f}", *findings[:_NAMED]]
+    if len(findings) > _NAMED:
+        named.append(f"{len(findings) - _NAMED} more")
+    return "; ".join(named)
 
 
 def schedule_due(last: float | None, now: float, every_s: float | None) -> bool:
@@ -190,7 +204,8 @@ def _by_drift(signals: RetrainingSignals) -> RetrainingDecision:
     if signals.drift_detected is None:
         return RetrainingDecision(False, "Drift has not been judged yet: no data.", "routine")
     if signals.drift_detected:
-        return RetrainingDecision(True, f"Drift detected (PSI={signals.drift_severity:.3f}).", "routine")
+        drift = _drift(signals.drift_severity, signals.drift_findings)
+        return RetrainingDecision(True, f"Drift detected ({drift}).", "routine")
     return RetrainingDecision(False, f"No drift detected (PSI={signals.drift_severity:.3f}).", "routine")
 
 
@@ -200,7 +215,7 @@ def _by_performance(
     current, baseline = signals.performance_current, signals.performance_baseline
     if current is None or baseline is None:
         missing = "mature labels" if current is None else "a baseline"
-        watch = _watch(drift_detected, signals.drift_severity)
+        watch = _watch(drift_detected, _drift(signals.drift_severity, signals.drift_findings))
         return RetrainingDecision(False, f"No judgement of performance without {missing}.{watch}", "routine")
     return evaluate_retraining_need(
         drift_detected,
@@ -211,4 +226,5 @@ def _by_performance(
         policy.critical_threshold,
         higher_is_better=policy.higher_is_better,
         performance_alone=True,
+        drift_findings=signals.drift_findings,
     )

@@ -424,6 +424,43 @@ async def test_a_performance_drop_of_mature_labels_calls_for_retraining_with_its
         assert [one["should_retrain"] for one in kept] == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"age": None}, "age missing in 100.0% more rows"),
+        ({"age": "forty"}, "age of another type in 100.0% more rows"),
+        ({"vip": "yes"}, "vip of another type in 100.0% more rows"),
+    ],
+)
+async def test_a_feature_that_vanished_or_changed_its_type_is_drift(
+    tmp_path: Path, change: dict[str, Any], found: str
+) -> None:
+    known = model(retraining=Retraining(strategy="drift"))
+    async with control(tmp_path, known) as parts, parts.client() as client:
+        await client.post(f"{MODEL}/baseline", json={"rows": [features(row) for row in rows(2000, seed=7)]})
+        await store_rows(parts.store, [with_features(row, **change) for row in rows(1000, seed=8)])
+        decision = (await client.post(f"{MODEL}/retraining")).json()
+        assert decision["should_retrain"] is True
+        assert decision["inputs"]["drift_detected"] is True
+        assert decision["inputs"]["drift_findings"] == [found]
+        assert found in decision["reason"]
+
+
+async def test_a_feature_that_is_missing_in_few_rows_only_is_no_drift_to_retrain_for(tmp_path: Path) -> None:
+    for limit, detected in ((0.1, False), (0.03, True)):
+        known = model(retraining=Retraining(strategy="drift", schema_threshold=limit))
+        async with control(tmp_path / str(limit), known) as parts, parts.client() as client:
+            reference = [features(row) for row in rows(2000, seed=7)]
+            await client.post(f"{MODEL}/baseline", json={"rows": reference})
+            live = [
+                with_features(row, age=None) if n % 20 == 0 else row
+                for n, row in enumerate(rows(2000, seed=8))
+            ]
+            await store_rows(parts.store, live)
+            decision = (await client.post(f"{MODEL}/retraining")).json()
+            assert decision["inputs"]["drift_detected"] is detected
+
+
 async def test_the_timer_stores_a_decision_only_when_it_changes(tmp_path: Path) -> None:
     known = model(labels=SHORT, retraining=Retraining(metric="accuracy", baseline=0.95))
     async with control(tmp_path, known) as parts, parts.client() as client:

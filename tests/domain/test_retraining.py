@@ -220,6 +220,16 @@ def test_combined_without_labels_passes_drift_on_as_a_warning() -> None:
     )
 
 
+@pytest.mark.parametrize("strategy", ["drift", "combined"])
+def test_a_reason_names_the_features_that_vanished_up_to_a_few(strategy: str) -> None:
+    findings = tuple(f"x{n} missing in 100.0% more rows" for n in range(5))
+    signals = replace(SIGNALS, drift_detected=True, drift_findings=findings, performance_current=0.85)
+    made = decide(signals, RetrainingPolicy(strategy=strategy))
+    assert made.should_retrain
+    named = "; ".join(["PSI=0.000", *findings[:3], "2 more"])
+    assert f"Drift detected ({named})" in made.reason
+
+
 def test_performance_on_its_own_does_not_listen_to_drift() -> None:
     signals = replace(SIGNALS, drift_detected=True, performance_current=0.5)
     quiet = replace(signals, drift_detected=False)

@@ -22,6 +22,12 @@ from app.domain.drift.window import CategoryCounts, LiveCounts, LiveWindow, Numb
 
 NO_DATA, STABLE, DRIFT = "no_data", "stable", "drift"
 FINDINGS = ("missing", "type_change", "out_of_range", "new_category", "new_feature")
+# What a distribution does not show: the values that it is made of are no longer there.
+SCHEMA_FINDINGS = {
+    "missing": "missing",
+    "type_change": "of another type",
+    "new_category": "of a new category",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,18 @@ class DriftReport:
         if all(r.verdict == NO_DATA for r in self.results):
             return None
         return bool(self.drifted)
+
+    def schema_findings(self, share: float) -> tuple[str, ...]:
+        """The features that vanished or changed in kind, each with what is wrong in how many rows; the most
+        first. Only from that share of rows on.
+        """
+        rises: dict[tuple[str, str], float] = {}
+        for one in self.results:
+            if one.verdict == DRIFT and one.test in SCHEMA_FINDINGS and (one.severity or 0.0) >= share:
+                key = one.feature, SCHEMA_FINDINGS[one.test]
+                rises[key] = max(rises.get(key, 0.0), one.severity or 0.0)
+        ranked = sorted(rises.items(), key=lambda item: (-item[1], item[0]))
+        return tuple(f"{name[:80]} {what} in {rise:.1%} more rows" for (name, what), rise in ranked)
 
 
 def judge(

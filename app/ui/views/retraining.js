@@ -49,7 +49,7 @@ function decision(row) {
       ["metric", `${inputs.metric ?? "none"} of ${inputs.version}`],
       ["now", `${number(inputs.performance_current)}${inputs.performance_note ? ` (${inputs.performance_note})` : ""}`],
       ["at training", number(inputs.performance_baseline)],
-      ["drift", inputs.drift_detected == null ? "not known" : inputs.drift_detected ? `yes, PSI ${number(inputs.drift_severity)}` : "no"],
+      ["drift", inputs.drift_detected == null ? "not known" : inputs.drift_detected ? [`yes, PSI ${number(inputs.drift_severity)}`, ...(inputs.drift_findings ?? [])].join("; ") : "no"],
       ["rule", `${inputs.policy.strategy}: retrain at a drop of ${percent(inputs.policy.performance_threshold)}, critical at ${percent(inputs.policy.critical_threshold)}`],
     ]),
   ];

@@ -169,6 +169,26 @@ def test_looking_again_after_the_next_window_takes_back_no_alarm() -> None:
     assert before
 
 
+def test_features_that_vanished_or_changed_in_kind_are_named_with_their_share_of_rows() -> None:
+    rows = _rows(6, 2_000)
+    for number, row in enumerate(rows):
+        changed: dict[str, Cell] = dict(row)
+        del changed["x0"]
+        changed["x1"] = str(changed["x1"])
+        changed["plan"] = "trial" if number % 5 == 0 else changed["plan"]
+        changed["x2"] = None if number % 20 == 0 else changed["x2"]
+        rows[number] = changed
+    report = _report(rows)
+    assert report.schema_findings(0.1) == (
+        "x0 missing in 100.0% more rows",
+        "x1 of another type in 100.0% more rows",
+        "plan of a new category in 20.0% more rows",
+    )
+    assert report.schema_findings(0.04)[3:] == ("x2 missing in 5.0% more rows",)
+    assert report.schema_findings(0.5)[2:] == ()
+    assert _report(_rows(7, 2_000)).schema_findings(0.0) == ()
+
+
 @pytest.mark.parametrize("numeric", ["psi", "ks"])
 @pytest.mark.parametrize("size", [1.0, 1e101, 1e308])
 def test_drift_of_the_largest_numbers_is_found_like_any_other(size: float, numeric: str) -> None:

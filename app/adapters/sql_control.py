@@ -85,6 +85,27 @@ class ControlState(SqlEngine):
                 for row in rows
             ]
 
+    async def version_times(self, model: str, version: str) -> dict[str, datetime | None]:
+        rollouts, events = schema.rollouts, schema.rollout_events.c
+        versions, counts = schema.versions.c, schema.prediction_counts.c
+        stands = (rollouts.c.candidate == version, rollouts.c.state == "promoted", events.kind == "promote")
+        queries = {
+            "promoted": sa.select(sa.func.max(events.at, type_=events.at.type))
+            .join(rollouts, rollouts.c.id == events.rollout_id)
+            .where(rollouts.c.model == model, *stands),
+            "registered": sa.select(versions.registered_at).where(
+                versions.model == model, versions.version == version
+            ),
+            "first_seen": sa.select(sa.func.min(counts.period, type_=counts.period.type)).where(
+                counts.model == model, counts.model_version == version
+            ),
+        }
+        async with self.read() as connection:
+            return {
+                name: (await connection.execute(query)).scalar_one_or_none()
+                for name, query in queries.items()
+            }
+
     async def put_version(self, model: str, version: Version, audit: AuditEntry) -> None:
         values = {
             "urls": list(version.urls),

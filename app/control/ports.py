@@ -206,6 +206,11 @@ class Store(Protocol):
     async def versions(self) -> list[tuple[str, Version]]:
         """Versions registered through the API: (model, version)."""
 
+    async def version_times(self, model: str, version: str) -> dict[str, datetime | None]:
+        """`promoted`: last, by a rollout that stands; `registered` through the API; `first_seen` among the stored predictions, to
+        a quarter of an hour.
+        """
+
     async def put_version(self, model: str, version: Version, audit: AuditEntry) -> None: ...
     async def delete_version(self, model: str, version: str, audit: AuditEntry) -> None: ...
     async def append_audit(self, entry: AuditEntry) -> None: ...

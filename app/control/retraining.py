@@ -83,7 +83,11 @@ class RetrainingDesk:
         production = self._flags.current(model).production
         metric = known.retraining.metric or DEFAULT_METRIC.get(known.task)
         current, why = await self._current(known, production, metric, fresh)
-        baseline, trained_at = await self._baseline(known, production, metric)
+        stored = await self._store.baseline(model)
+        baseline, trained_at = _at_training(known, production, metric, stored or {})
+        after, after_at = "", None
+        if trained_at is None and known.retraining.every_s is not None:
+            after, after_at = await self._after_training(model, production, stored)
         drift = await self._drift.signal(model, fresh)
         signals = RetrainingSignals(
             now=now.timestamp(),
@@ -91,6 +95,8 @@ class RetrainingDesk:
             drift_detected=drift.detected,
             drift_severity=drift.severity,
             drift_findings=drift.findings,
+            after_training=after,
+            after_training_at=after_at,
             performance_current=current,
             performance_baseline=baseline,
         )
@@ -137,20 +143,25 @@ class RetrainingDesk:
             return figure["value"], figure["reason"]
         return None, "no prediction is mature yet"
 
-    async def _baseline(
-        self, model: Model, version: str, metric: str | None
-    ) -> tuple[float | None, float | None]:
-        """The metric at training time and when that was: the version's own metadata, the uploaded
-        baseline, the file; first wins.
+    async def _after_training(
+        self, model: str, version: str, baseline: Row | None
+    ) -> tuple[str, float | None]:
+        """What came after the training of this version, and when: a schedule that knows no time of the training
+        goes by it. A new baseline or a promotion, whichever came last; else when the version was first heard of.
         """
-        found = model.version(version)
-        metadata = dict(found.metadata) if found else {}
-        stored = await self._store.baseline(model.name) or {}
-        metrics = stored.get("metrics") or {}
-        candidates = (metadata.get(metric or ""), metrics.get(metric), model.retraining.baseline)
-        baseline = next((number for text in candidates if (number := _number(text)) is not None), None)
-        trained = metadata.get("trained_at") or stored.get("trained_at")
-        return baseline, _seconds(trained)
+        times = await self._store.version_times(model, version)
+        known: list[tuple[float, str]] = []
+        if baseline is not None:
+            known.append((float(baseline["at"]), "the baseline was set"))
+        if (promoted := times["promoted"]) is not None:
+            known.append((promoted.timestamp(), f"{version} was promoted"))
+        if known:
+            at, what = max(known)
+            return what, at
+        for name, how in (("registered", "registered"), ("first_seen", "first asked")):
+            if (found := times[name]) is not None:
+                return f"{version} was {how}", found.timestamp()
+        return "", None
 
     async def decisions(self, model: str, limit: int) -> list[Row]:
         """The newest first."""
@@ -162,6 +173,21 @@ class RetrainingDesk:
             for urgency in ("routine", "elevated", "critical"):
                 called_for = bool(row["should_retrain"]) and row["urgency"] == urgency
                 yield Series("gateway_retraining_decision", (model, urgency), float(called_for))
+
+
+def _at_training(
+    model: Model, version: str, metric: str | None, baseline: Row
+) -> tuple[float | None, float | None]:
+    """The metric at training time and when that was: the version's own metadata, the uploaded baseline, the
+    file; first wins.
+    """
+    found = model.version(version)
+    metadata = dict(found.metadata) if found else {}
+    metrics = baseline.get("metrics") or {}
+    candidates = (metadata.get(metric or ""), metrics.get(metric), model.retraining.baseline)
+    figure = next((number for text in candidates if (number := _number(text)) is not None), None)
+    trained = metadata.get("trained_at") or baseline.get("trained_at")
+    return figure, _seconds(trained)
 
 
 def _view(row: Row) -> Row:
@@ -181,6 +207,6 @@ def _seconds(value: object) -> float | None:
     if isinstance(value, str):
         try:
             return datetime.fromisoformat(value).timestamp()
-        except ValueError:
+        except (ValueError, OverflowError):
             return _number(value)
     return _number(value)

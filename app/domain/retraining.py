@@ -49,6 +49,9 @@ class RetrainingSignals:
     performance_current: float | None = None
     performance_baseline: float | None = None
     drift_findings: tuple[str, ...] = ()  # features that vanished or changed in kind, which have no PSI
+    # Where no time of the last training is known: something that came after it, and when that was.
+    after_training: str = ""
+    after_training_at: float | None = None
 
 
 def relative_drop(current: float, baseline: float, higher_is_better: bool = True) -> float:
@@ -191,12 +194,17 @@ def decide(signals: RetrainingSignals, policy: RetrainingPolicy) -> RetrainingDe
 def _by_schedule(signals: RetrainingSignals, policy: RetrainingPolicy) -> RetrainingDecision:
     if policy.every_s is None or policy.every_s <= 0:
         return RetrainingDecision(False, "No schedule is set.", "routine")
-    if signals.last_trained_at is None:
+    last, since = signals.last_trained_at, "last trained"
+    if last is None:
+        last = signals.after_training_at
+        since = f"no time of the last training is known, but {signals.after_training}"
+    if last is None:
         return RetrainingDecision(False, "No time of the last training is known.", "routine")
-    age = signals.now - signals.last_trained_at
-    due = schedule_due(signals.last_trained_at, signals.now, policy.every_s)
+    due = schedule_due(last, signals.now, policy.every_s)
     verb = "is due" if due else "is not due yet"
-    reason = f"Scheduled retraining {verb}: last trained {age:.0f} s ago, every {policy.every_s:.0f} s."
+    reason = (
+        f"Scheduled retraining {verb}: {since} {signals.now - last:.0f} s ago, every {policy.every_s:.0f} s."
+    )
     return RetrainingDecision(due, reason, "routine")
 
 

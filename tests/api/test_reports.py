@@ -18,9 +18,11 @@ import pytest
 from msgspec.structs import replace
 from sklearn.metrics import f1_score
 
+from app.control.controller import By
 from app.control.ports import Batch, PredictionRow, ShadowRow
 from app.domain.model import Drift, Labels, Retraining
 from app.domain.recency import weight
+from app.domain.rollout import Action
 from tests.control_parts import (
     START,
     Control,
@@ -422,6 +424,46 @@ async def test_a_performance_drop_of_mature_labels_calls_for_retraining_with_its
         )
         kept = (await client.get(f"{MODEL}/retraining")).json()["decisions"]
         assert [one["should_retrain"] for one in kept] == [True, False]
+
+
+async def test_a_schedule_fires_by_itself_though_nobody_said_when_the_model_was_trained(
+    tmp_path: Path,
+) -> None:
+    known = model(retraining=Retraining(strategy="schedule", every_s=7 * DAY))
+    async with control(tmp_path, known) as parts, parts.client() as client:
+
+        async def latest() -> tuple[bool, str]:
+            await parts.monitor.look()
+            row = (await client.get(f"{MODEL}/retraining")).json()["decisions"][0]
+            return row["should_retrain"], row["reason"]
+
+        assert await latest() == (False, "No time of the last training is known.")
+        await store_rows(parts.store, [prediction(START, 1)])
+        parts.clock.turn(DAY)
+        first = await latest()
+        assert first[0] is False
+        assert "no time of the last training is known, but v1 was first asked 86400 s ago" in first[1]
+        parts.clock.turn(6 * DAY)
+        assert (await latest())[0] is True
+        reference = [features(row) for row in rows(200)]
+        await client.post(f"{MODEL}/baseline", json={"rows": reference})
+        parts.clock.turn(DAY)
+        after_baseline = await latest()
+        assert after_baseline[0] is False
+        assert "but the baseline was set 86400 s ago" in after_baseline[1]
+        by = By("ops", "", "operator")
+        await parts.controller.look()
+        begun = await parts.controller.begin("credit", "v2", by=by, reason="")
+        await parts.controller.act_on("credit", begun["id"], Action.PROMOTE, by=by, reason="good")
+        parts.clock.turn(7 * DAY)
+        promoted = await latest()
+        assert promoted[0] is True
+        assert "but v2 was promoted 604800 s ago" in promoted[1]
+        trained = {"rows": reference, "trained_at": (parts.clock.now() - timedelta(days=1)).isoformat()}
+        await client.post(f"{MODEL}/baseline", json=trained)
+        decision = (await client.post(f"{MODEL}/retraining")).json()
+        assert "last trained 86400 s ago" in decision["reason"]
+        assert decision["inputs"]["after_training_at"] is None
 
 
 @pytest.mark.parametrize(

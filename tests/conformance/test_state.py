@@ -123,6 +123,38 @@ async def test_a_model_has_one_open_rollout(store: SqlStore) -> None:
     assert [found["id"] for found in await store.rollouts("credit", 1)] == ["r2"]
 
 
+async def test_a_versions_times_are_those_of_its_standing_promotion_registration_and_first_answer(
+    store: SqlStore,
+) -> None:
+    assert await store.version_times("credit", "v2") == {
+        "promoted": None,
+        "registered": None,
+        "first_seen": None,
+    }
+    version = Version("v2", ("http://a:1",))
+    await store.put_version("credit", version, audit("version.register", at=T0))
+    answered = [prediction(T0 + timedelta(minutes=n), model_version="v2") for n in (50, 20)]
+    await store.load(batch([*answered, prediction(T0, model_version="v1"), prediction(T0, model="other")]))
+
+    async def promoted(name: str, hours: int, **fields: Any) -> None:
+        at = T0.timestamp() + 3600 * hours
+        event = {"at": at, "kind": "promote", "reason": "good", "figures": {}}
+        closed = {**event, "kind": "close", "at": at + 60}
+        done = rollout(name, ended_at=at + 90, **{"state": "promoted", "candidate": "v2", **fields})
+        await store.save_rollout(done, [event, closed])
+
+    await promoted("a", 2)
+    await promoted("b", 1)
+    await promoted("c", 5, state="rolled_back")
+    await promoted("d", 6, candidate="v3")
+    await promoted("e", 7, model="other")
+    assert await store.version_times("credit", "v2") == {
+        "promoted": T0 + timedelta(hours=2),
+        "registered": T0,
+        "first_seen": T0 + timedelta(minutes=15),
+    }
+
+
 # ---- learning
 
 

@@ -212,6 +212,27 @@ def test_each_strategy_listens_to_its_own_signals(
     assert made.reason
 
 
+@pytest.mark.parametrize(
+    ("age", "due", "said"),
+    [
+        (8 * DAY, True, "Scheduled retraining is due: no time of the last training is known, but v3 was promoted 691200 s ago,"),
+        (6 * DAY, False, "Scheduled retraining is not due yet: no time of the last training is known, but v3 was promoted"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("strategy", ["schedule", "combined"])
+def test_without_a_time_of_the_last_training_a_schedule_goes_by_what_came_after_it(
+    strategy: str, age: float, due: bool, said: str
+) -> None:
+    signals = replace(
+        SIGNALS, last_trained_at=None, after_training="v3 was promoted", after_training_at=30 * DAY - age
+    )
+    made = decide(signals, RetrainingPolicy(strategy=strategy, every_s=7 * DAY))
+    assert (made.should_retrain, made.urgency) == (due, "routine")
+    assert made.reason.startswith(said) or (strategy == "combined" and not due)
+    known = replace(signals, last_trained_at=30 * DAY)
+    assert not decide(known, RetrainingPolicy(strategy=strategy, every_s=7 * DAY)).should_retrain
+
+
 def test_combined_without_labels_passes_drift_on_as_a_warning() -> None:
     signals = replace(SIGNALS, drift_detected=True, drift_severity=0.4, performance_current=None)
     made = decide(signals, RetrainingPolicy())

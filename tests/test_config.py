@@ -450,6 +450,7 @@ def test_each_wrong_key_outside_the_models(tmp_path: Path, text: str, where: str
         ("drift: {daily_false_alarm_rate: 1}", "drift.daily_false_alarm_rate", "less than 1"),
         ("drift: {numeric_test: kl}", "drift.numeric_test", "use psi or ks"),
         ("drift: {numeric: ks}", "drift.numeric", "did you mean numeric_test?"),
+        ("retraining: {cooldown_s: 0}", "retraining.cooldown_s", "greater than 0"),
         ("retraining: {schema_threshold: 0}", "retraining.schema_threshold", "greater than 0"),
         ("retraining: {schema_threshold: 1.5}", "retraining.schema_threshold", "at most 1"),
         ("retraining: {strategy: schedule}", "retraining.every_s", "needed for strategy: schedule"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -85,11 +85,15 @@ class LearningState(SqlEngine):
             return found
 
     async def add_retraining_decision(self, decision: Row) -> None:
-        """Needs `model`, `should_retrain`, `reason`, `urgency`; `at` is now when not given; the rest is kept as it is."""
+        """Needs `model`, `should_retrain`, `reason`, `urgency`; `at` (also in seconds since the epoch) is now when not given; the rest
+        is kept as it is.
+        """
         at = decision.get("at")
+        if isinstance(at, float):
+            at = datetime.fromtimestamp(at, UTC)
         values = {
             "model": decision["model"],
-            "at": at if isinstance(at, datetime) else self.now(),
+            "at": self.now() if at is None else at,
             "should_retrain": decision["should_retrain"],
             "reason": decision["reason"],
             "urgency": decision["urgency"],
@@ -97,6 +101,20 @@ class LearningState(SqlEngine):
         }
         async with self.write() as connection:
             await connection.execute(sa.insert(schema.retraining_decisions).values(values))
+
+    async def told_to_retrain(self, model: str) -> Row | None:
+        """The newest that calls for retraining and was told; one that does not say was."""
+        table = schema.retraining_decisions
+        told = sa.func.coalesce(table.c.data["told"].as_boolean(), sa.true())
+        query = (
+            sa.select(table.c.data, table.c.at)
+            .where(table.c.model == model, table.c.should_retrain, told)
+            .order_by(table.c.id.desc())
+            .limit(1)
+        )
+        async with self.read() as connection:
+            found = (await connection.execute(query)).first()
+            return None if found is None else {**found.data, "at": found.at}
 
     async def retraining_decisions(self, model: str, limit: int) -> list[Row]:
         """Newest first, as they were given, with `at`."""

@@ -233,6 +233,10 @@ class RetrainingSection(Section):
     every_s: Timeout | None = Field(
         default=None, description="For `strategy: schedule`: time between two trainings."
     )
+    cooldown_s: Timeout = Field(
+        default=86_400.0,
+        description="After a call to retrain, the next one comes no sooner than this, unless it is more urgent.",
+    )
     webhook: Annotated[str, AfterValidator(webhook_url)] | None = Field(
         default=None,
         repr=False,

@@ -322,6 +322,8 @@ class Store(Protocol):
 
     async def add_retraining_decision(self, decision: Row) -> None: ...
     async def retraining_decisions(self, model: str, limit: int) -> list[Row]: ...
+    async def told_to_retrain(self, model: str) -> Row | None:
+        """The newest decision that was told."""
 
     # upkeep
     async def maintain(self, now: datetime, retention_days: dict[str, int]) -> None:

@@ -4,6 +4,7 @@ Starts no training by itself.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
@@ -18,7 +19,15 @@ from app.control.ports import Row, Store
 from app.control.registry import Registry
 from app.domain.model import Model
 from app.domain.performance.figure import higher_is_better
-from app.domain.retraining import RetrainingPolicy, RetrainingSignals, decide
+from app.domain.retraining import (
+    RetrainingDecision,
+    RetrainingPolicy,
+    RetrainingSignals,
+    Told,
+    cooling,
+    decide,
+    worth_telling,
+)
 from app.link.messages import Series
 
 REPEAT_S = 86_400.0
@@ -49,33 +58,47 @@ class RetrainingDesk:
         self._drift = drift
         self._clock = clock
         self._news = news
-        self._latest: dict[str, Row] = {}
+        self._latest: dict[str, Row] = {}  # as of the last look, told or not
+        self._storing = asyncio.Lock()  # a timer and a caller at the same moment do not both tell
 
     async def evaluate(self, model: str) -> Row:
         """Decide now, from figures made now, and store it with everything it was decided from.
         `UnavailableError` without the store.
         """
         row = await self._decide(model, fresh=True)
-        await self._keep(model, row)
+        async with self._storing:
+            await self._weigh(row)
+            await self._keep(row)
         return _view(row)
 
     async def evaluate_on_timer(self, model: str) -> None:
-        """Decide now; stored when it differs from the decision before, or once a day."""
+        """Decide now; stored when it is told, when it differs from the decision before, and once a day. What it
+        changes to soon after a call to retrain went out is no news.
+        """
         row = await self._decide(model)
-        if model not in self._latest:
+        async with self._storing:
+            fresh = await self._weigh(row)
             stored = await self._store.retraining_decisions(model, 1)
-            if stored:
-                self._latest[model] = {**stored[0], "at": _view(stored[0])["at"].timestamp()}
-        before = self._latest.get(model)
-        same = before is not None and all(before[name] == row[name] for name in ("should_retrain", "urgency"))
-        if before is None or not same or row["at"] - before["at"] >= REPEAT_S:
-            await self._keep(model, row)
+            if row["told"] or not stored or _differs(row, stored[0], fresh):
+                await self._keep(row)
 
-    async def _keep(self, model: str, row: Row) -> None:
+    async def _weigh(self, row: Row) -> bool:
+        """Settle whether this decision is to be told; returns whether the last one that was is still fresh. What
+        was told is read from the store: another host may have told it, or this one before a restart.
+        """
+        model, now = row["model"], row["at"]
+        cooldown_s = self._registry.model(model).retraining.cooldown_s
+        last = await self._store.told_to_retrain(model)
+        told = None if last is None else Told(last["at"].timestamp(), last["urgency"])
+        row["inputs"] |= {"cooldown_s": cooldown_s, "last_told": None if told is None else asdict(told)}
+        decision = RetrainingDecision(row["should_retrain"], row["reason"], row["urgency"])
+        row["told"] = worth_telling(decision, told, now, cooldown_s)
+        return cooling(told, now, cooldown_s)
+
+    async def _keep(self, row: Row) -> None:
         await self._store.add_retraining_decision(row)
-        self._latest[model] = row
-        if row["should_retrain"]:
-            await self._news.tell(model, "retraining", row)
+        if row["told"]:
+            await self._news.tell(row["model"], "retraining", row)
 
     async def _decide(self, model: str, fresh: bool = False) -> Row:
         known = self._registry.model(model)
@@ -108,7 +131,7 @@ class RetrainingDesk:
             higher_is_better=metric is None or higher_is_better(metric),
         )
         decision = decide(signals, policy)
-        return {
+        row = self._latest[model] = {
             "model": model,
             "at": now.timestamp(),
             **asdict(decision),
@@ -120,6 +143,7 @@ class RetrainingDesk:
                 "performance_note": why,
             },
         }
+        return row
 
     async def _current(
         self, model: Model, version: str, metric: str | None, fresh: bool
@@ -173,6 +197,12 @@ class RetrainingDesk:
             for urgency in ("routine", "elevated", "critical"):
                 called_for = bool(row["should_retrain"]) and row["urgency"] == urgency
                 yield Series("gateway_retraining_decision", (model, urgency), float(called_for))
+
+
+def _differs(row: Row, before: Row, fresh: bool) -> bool:
+    """Whether a decision that is not told is worth storing after the one before it."""
+    changed = any(row[name] != before[name] for name in ("should_retrain", "urgency"))
+    return (changed and not fresh) or row["at"] - before["at"].timestamp() >= REPEAT_S
 
 
 def _at_training(

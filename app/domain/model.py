@@ -111,6 +111,7 @@ class Retraining:
     psi_threshold: float = 0.25
     schema_threshold: float = 0.1  # share of rows
     every_s: float | None = None
+    cooldown_s: float = 86_400.0
     webhook: str | None = None
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 Urgency = Literal["routine", "elevated", "critical"]
 STRATEGIES = ("schedule", "drift", "performance", "combined")
+URGENCIES: tuple[Urgency, ...] = ("routine", "elevated", "critical")
 _NAMED = 3  # findings named in a reason
 
 
@@ -189,6 +190,32 @@ def decide(signals: RetrainingSignals, policy: RetrainingPolicy) -> RetrainingDe
             return scheduled if scheduled.should_retrain else decision
         case _:
             raise ValueError(f"strategy {policy.strategy!r} is none of {', '.join(STRATEGIES)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A call to retrain that went out: when (seconds since the epoch), and how urgent."""
+
+    at: float
+    urgency: Urgency
+
+
+def cooling(told: Told | None, now: float, cooldown_s: float) -> bool:
+    """Whether the last call to retrain went out so recently that another one would say the same."""
+    return told is not None and now - told.at < cooldown_s
+
+
+def worth_telling(decision: RetrainingDecision, told: Told | None, now: float, cooldown_s: float) -> bool:
+    """Whether a decision is to go out: a call to retrain, when the last one is `cooldown_s` ago or was less
+    urgent.
+
+    A figure close to its threshold crosses it with every look; whoever trains needs to hear of it once.
+    """
+    if not decision.should_retrain:
+        return False
+    if told is None or not cooling(told, now, cooldown_s):
+        return True
+    return URGENCIES.index(decision.urgency) > URGENCIES.index(told.urgency)
 
 
 def _by_schedule(signals: RetrainingSignals, policy: RetrainingPolicy) -> RetrainingDecision:

@@ -213,6 +213,27 @@ async def test_retraining_decisions_come_newest_first(store: SqlStore) -> None:
     assert len(await store.retraining_decisions("credit", 1)) == 1
 
 
+async def test_the_last_call_to_retrain_that_was_told_is_found_among_the_others(store: SqlStore) -> None:
+    assert await store.told_to_retrain("credit") is None
+    call = {"model": "credit", "should_retrain": True, "reason": "a drop", "urgency": "elevated"}
+    before = [
+        {**call, "urgency": "routine"},  # as stored before it said whether it was told
+        {**call, "told": True, "at": T0.timestamp() + 60},
+        {**call, "told": False},
+        {**call, "should_retrain": False, "told": False},
+        {**call, "model": "other", "told": True},
+    ]
+    await store.add_retraining_decision(before[0])
+    first = await store.told_to_retrain("credit")
+    assert first is not None
+    assert first["urgency"] == "routine"
+    for decision in before[1:]:
+        await store.add_retraining_decision(decision)
+    told = await store.told_to_retrain("credit")
+    assert told is not None
+    assert (told["urgency"], told["at"]) == ("elevated", T0 + timedelta(seconds=60))
+
+
 # ---- ledger
 
 

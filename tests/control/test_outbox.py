@@ -395,5 +395,5 @@ async def test_the_documented_receiver_and_examples_are_those_of_what_is_sent(
         assert (set(event), set(event["data"])) == (set(example), set(example["data"]))
     facts = ("rollout", "candidate", "production", "reason")
     assert set(sent["model-gateway.rollout.promote"]["data"]) == set(facts)
-    names = {"should_retrain", "urgency", "reason", "inputs", "model", "at"}
+    names = {"should_retrain", "urgency", "reason", "inputs", "told", "model", "at"}
     assert set(sent["model-gateway.retraining"]["data"]) == names

@@ -13,10 +13,13 @@ from app.domain.retraining import (
     RetrainingDecision,
     RetrainingPolicy,
     RetrainingSignals,
+    Told,
+    Urgency,
     decide,
     evaluate_retraining_need,
     relative_drop,
     schedule_due,
+    worth_telling,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -256,6 +259,29 @@ def test_performance_on_its_own_does_not_listen_to_drift() -> None:
     quiet = replace(signals, drift_detected=False)
     policy = RetrainingPolicy(strategy="performance")
     assert decide(signals, policy) == decide(quiet, policy)
+
+
+@pytest.mark.parametrize(
+    ("urgency", "told", "age", "told_again"),
+    [
+        ("routine", None, 0.0, True),
+        ("routine", "routine", DAY - 1, False),
+        ("routine", "routine", DAY, True),
+        ("elevated", "routine", 1.0, True),
+        ("critical", "elevated", 1.0, True),
+        ("elevated", "elevated", 1.0, False),
+        ("elevated", "critical", 1.0, False),
+        ("elevated", "critical", DAY, True),
+        ("routine", "routine", -5.0, False),  # a clock was set back
+    ],
+)
+def test_a_call_to_retrain_is_told_again_when_time_has_passed_or_it_is_more_urgent(
+    urgency: Urgency, told: Urgency | None, age: float, told_again: bool
+) -> None:
+    last = None if told is None else Told(30 * DAY - age, told)
+    made = RetrainingDecision(True, "because", urgency)
+    assert worth_telling(made, last, 30 * DAY, DAY) is told_again
+    assert not worth_telling(replace(made, should_retrain=False), last, 30 * DAY, DAY)
 
 
 def test_an_unknown_strategy_is_refused() -> None:

@@ -45,7 +45,7 @@ function decision(row) {
   return [
     h("p", null, answer(row), " ", row.reason),
     facts([
-      ["decided", moment(row.at)],
+      ["decided", [moment(row.at), row.should_retrain && row.told === false && ", not told: a call as urgent went out before"]],
       ["metric", `${inputs.metric ?? "none"} of ${inputs.version}`],
       ["now", `${number(inputs.performance_current)}${inputs.performance_note ? ` (${inputs.performance_note})` : ""}`],
       ["at training", number(inputs.performance_baseline)],

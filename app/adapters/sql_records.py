@@ -99,6 +99,12 @@ class RecordReads(SqlEngine):
         conditions = [_P.ground_truth_timestamp.is_not(None)]
         return await self._newest(predictions, LABELLED, conditions, model, version, since, until, limit)
 
+    async def answers(
+        self, model: str, version: str, since: datetime | None, until: datetime | None, limit: int
+    ) -> list[Row]:
+        conditions = [counts_in_coverage(_P.status)]
+        return await self._newest(predictions, LABELLED, conditions, model, version, since, until, limit)
+
     async def recent(self, model: str, version: str | None, since: datetime | None, limit: int) -> list[Row]:
         return await self._newest(predictions, _RECENT, [], model, version, since, None, limit)
 

@@ -128,6 +128,9 @@ class PerformanceReports:
         arrived = await store.arrivals([row for row in (*older, *young) if _labelled(row)])
         picked = await store.review_propensities(model.name, [str(row["prediction_id"]) for row in rows])
         figures, unusable = await asyncio.to_thread(figures_of, model, rows, cell)
+        answers: list[Row] = []
+        if by is not None and since < end:
+            answers = await store.answers(model.name, name, since, end, MAX_ROWS)
         now = self._clock.now()
         return {
             "version": name,
@@ -136,16 +139,12 @@ class PerformanceReports:
             "coverage": cell.share,
             "coverage_by": await asyncio.to_thread(coverage_by, model, (*young, *older), now),
             "rows": len(rows),
-            "newest_only": len(rows) == MAX_ROWS,
+            "newest_only": MAX_ROWS in (len(rows), len(answers)),
             "unusable": unusable,
             "metrics": {one.name: asdict(one) for one in figures},
             "reviewed": await asyncio.to_thread(reviewed, model, rows, cell, picked),
             "provisional": await asyncio.to_thread(estimates, model, rows, young, arrived, cell.share),
-            **(
-                {"groups": await asyncio.to_thread(groups_of, model, rows, cell, by)}
-                if by is not None
-                else {}
-            ),
+            **({} if by is None else {"groups": await asyncio.to_thread(groups_of, model, answers, by)}),
         }
 
 
@@ -239,16 +238,16 @@ def _score(model: Model, row: Mapping[str, Any]) -> float | None:
     return row["confidence"] if row["confidence"] is not None else number(row["prediction"])
 
 
-def groups_of(
-    model: Model, rows: Sequence[Mapping[str, Any]], coverage: CoverageCell, feature: str
-) -> list[dict[str, Any]]:
-    """The same figures for each value of a feature: numbers by quarter, categories by name, the most
-    frequent ones.
+def groups_of(model: Model, rows: Sequence[Mapping[str, Any]], feature: str) -> list[dict[str, Any]]:
+    """The figures of mature answers, labelled or not, for each value of a feature: numbers by quarter,
+    categories by name, the most frequent ones.
+
+    Each group by its own coverage: where labels are selected, one may have nearly all and another hardly any.
     """
     values = [(row["features"] or {}).get(feature) for row in rows]
     numbers = [float(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
     edges = (
-        sorted({float(q) for q in np.quantile(numbers, (0.25, 0.5, 0.75))})
+        sorted({float(q) for q in np.quantile(numbers, (0.25, 0.5, 0.75), method="inverted_cdf")})
         if len(set(numbers)) > MAX_GROUPS
         else []
     )
@@ -256,14 +255,19 @@ def groups_of(
     for row, value in zip(rows, values, strict=True):
         members[_group(value, edges)].append(row)
     largest = sorted(members.items(), key=lambda item: -len(item[1]))[:MAX_GROUPS]
-    return [
-        {
-            "group": name,
-            "rows": len(some),
-            "metrics": {one.name: asdict(one) for one in figures_of(model, some, coverage)[0]},
-        }
-        for name, some in sorted(largest)
-    ]
+    return [_group_view(model, name, some) for name, some in sorted(largest)]
+
+
+def _group_view(model: Model, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    labelled = [row for row in rows if _labelled(row)]
+    cell = coverage_cell(name, len(rows), len(labelled))
+    return {
+        "group": name,
+        "mature": cell.predictions,
+        "rows": len(labelled),
+        "coverage": cell.share,
+        "metrics": {one.name: asdict(one) for one in figures_of(model, labelled, cell)[0]},
+    }
 
 
 def _group(value: Any, edges: Sequence[float]) -> str:

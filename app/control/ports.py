@@ -236,6 +236,11 @@ class Store(Protocol):
         ground_truth_timestamp, propensity, latency_ms, features.
         """
 
+    async def answers(
+        self, model: str, version: str, since: datetime | None, until: datetime | None, limit: int
+    ) -> list[Row]:
+        """Rows as of `labelled`, those without a label too: all that can have one."""
+
     async def coverage(self, model: str, since: datetime | None, until: datetime | None) -> list[Row]:
         """By version: model_version, predictions, labelled."""
 

@@ -177,6 +177,47 @@ async def test_figures_are_told_apart_by_a_feature(tmp_path: Path) -> None:
         assert len(version["groups"]) == 4
 
 
+async def test_a_group_of_which_few_labels_have_come_has_its_figures_withheld(tmp_path: Path) -> None:
+    """Of the south every tenth is labelled, of all others each: together enough, of the south not."""
+    async with control(tmp_path, model(labels=SHORT)) as parts, parts.client() as client:
+        stored = [
+            with_features(row, region="south" if n % 5 == 0 else "north") for n, row in enumerate(rows(2000))
+        ]
+        failed = [replace(row, prediction_id=prediction_id(START, 9000 + n), status=500)
+                  for n, row in enumerate(stored[:100])]  # fmt: skip
+        await store_rows(parts.store, failed)
+        await store_rows(parts.store, stored, lambda n: float(n % 2) if n % 5 or n % 50 == 0 else None)
+        parts.clock.turn(2 * DAY)
+        [version] = (await client.get(f"{MODEL}/performance", params={"by": "region"})).json()["versions"]
+        assert version["coverage"] == pytest.approx(0.82)
+        assert version["metrics"]["accuracy"]["value"] is not None
+        groups = {one["group"]: one for one in version["groups"]}
+        assert [
+            (groups[g]["mature"], groups[g]["rows"], groups[g]["coverage"]) for g in ("north", "south")
+        ] == [
+            (1600, 1600, 1.0),
+            (400, 40, 0.1),
+        ]
+        assert groups["north"]["metrics"]["accuracy"]["value"] is not None
+        for figure in groups["south"]["metrics"].values():
+            assert figure["value"] is None
+            assert figure["reason"].startswith("10.0% of mature predictions are labelled")
+
+
+async def test_a_group_may_have_labels_enough_though_the_version_has_not(tmp_path: Path) -> None:
+    async with control(tmp_path, model(labels=SHORT)) as parts, parts.client() as client:
+        stored = [
+            with_features(row, region="south" if n % 2 == 0 else "north") for n, row in enumerate(rows(400))
+        ]
+        await store_rows(parts.store, stored, lambda n: float(n % 4 == 1) if n % 2 else None)
+        parts.clock.turn(2 * DAY)
+        [version] = (await client.get(f"{MODEL}/performance", params={"by": "region"})).json()["versions"]
+        assert version["metrics"]["accuracy"]["value"] is None
+        found = {one["group"]: one["metrics"]["accuracy"]["value"] for one in version["groups"]}
+        assert found["south"] is None
+        assert found["north"] is not None
+
+
 # ---- shadow
 
 

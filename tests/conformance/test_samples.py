@@ -45,6 +45,18 @@ async def test_a_sample_is_spread_over_the_time_that_there_are_rows_of(store: Sq
     assert await store.sample("credit", "v1", T0 + HOUR, T0 + 2 * HOUR, 10) == []
 
 
+async def test_answers_are_all_that_can_have_a_label_newest_first(store: SqlStore) -> None:
+    rows = [prediction(T0 + n * HOUR) for n in range(5)]
+    failed = prediction(T0 + HOUR, status=502)
+    others = [prediction(T0 + HOUR, model_version="v2"), prediction(T0 + HOUR, model="other")]
+    await store.load(batch([*rows, failed, *others], (), [outcome_of(rows[3], 1.0, T0 + 9 * HOUR)]))
+    found = await store.answers("credit", "v1", T0 + HOUR, T0 + 4 * HOUR, 10)
+    assert [row["prediction_id"] for row in found] == [rows[n].prediction_id for n in (3, 2, 1)]
+    assert [row["ground_truth"] for row in found] == [1.0, None, None]
+    assert found[0]["features"] == json.loads(rows[3].features or "")
+    assert len(await store.answers("credit", "v1", None, None, 2)) == 2
+
+
 async def test_an_arrival_is_when_the_first_outcome_was_received_not_when_it_was_observed(
     store: SqlStore,
 ) -> None:

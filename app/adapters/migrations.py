@@ -25,7 +25,7 @@ if (
 ):  # Alembic is loaded when there is something to migrate: most starts of a gateway find its file up to date.
     from alembic.config import Config
 
-NEWEST = "0002"  # the revision that migrations/ leads to
+NEWEST = "0003"  # the revision that migrations/ leads to
 _Work = Callable[["Config"], None]
 _PACKAGE = Path(__file__).resolve().parents[1]
 _HISTORY = next(

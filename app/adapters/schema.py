@@ -319,6 +319,7 @@ baselines = sa.Table(
     _required("model", sa.Text),
     _required("at", Time),
     _required("data", Json),
+    sa.Column("sample", Json),  # of the rows it was made from, or which predictions they are; large, so apart
     sa.Index("baselines_by_model", "model", "id"),
 )
 

@@ -63,9 +63,9 @@ class LearningState(SqlEngine):
             done = await connection.execute(sa.update(table).where(*open_one).values(values))
             return bool(done.rowcount)
 
-    async def put_baseline(self, model: str, baseline: Row) -> None:
+    async def put_baseline(self, model: str, baseline: Row, sample: Row | None = None) -> None:
         """Earlier ones are kept; the newest counts."""
-        values = {"model": model, "at": self.now(), "data": baseline}
+        values = {"model": model, "at": self.now(), "data": baseline, "sample": sample}
         async with self.write() as connection:
             await connection.execute(sa.insert(schema.baselines).values(values))
 
@@ -82,6 +82,13 @@ class LearningState(SqlEngine):
         query = sa.select(sa.func.max(table.c.id)).where(table.c.model == model)
         async with self.read() as connection:
             found: int | None = (await connection.execute(query)).scalar_one_or_none()
+            return found
+
+    async def baseline_sample(self, number: int) -> Row | None:
+        """What was given with that baseline."""
+        query = sa.select(schema.baselines.c.sample).where(schema.baselines.c.id == number)
+        async with self.read() as connection:
+            found: Row | None = (await connection.execute(query)).scalar_one_or_none()
             return found
 
     async def add_retraining_decision(self, decision: Row) -> None:

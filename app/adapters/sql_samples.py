@@ -24,7 +24,9 @@ _SAMPLED = (
     _P.prediction_id, _P.model_version, _P.timestamp, _P.prediction, _P.confidence, _P.ground_truth,
     _P.ground_truth_timestamp, _P.model, _P.request_id,
 )  # fmt: skip
-_OFFERED = (_P.prediction_id, _P.model_version, _P.timestamp, _P.features, _P.prediction, _P.confidence)
+_OFFERED = (
+    _P.prediction_id, _P.model_version, _P.timestamp, _P.features, _P.prediction, _P.confidence, _P.facts,
+)  # fmt: skip
 
 
 class Samples(SqlEngine):
@@ -121,7 +123,7 @@ class Samples(SqlEngine):
         return rows
 
     async def offered(self, ids: Sequence[str]) -> list[Row]:
-        """What a reviewer sees of these: prediction_id, model_version, timestamp, features, prediction, confidence."""
+        """What a reviewer sees of these: prediction_id, model_version, timestamp, features, prediction, confidence; and facts."""
         rows: list[Row] = []
         async with self.read() as connection:
             for some in _in_parts(ids):

@@ -49,6 +49,8 @@ def review(
         output.emit(answer)
         return
     items = listed(answer, "items")
+    for name, note in answer.get("notes", {}).items():
+        output.say(f"{name}: {note}")
     if not items:
         output.say(f"{model}: nothing waits for a label")
         return

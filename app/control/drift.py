@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from app.control import baseline_sample
 from app.control.briefly import Briefly
 from app.control.clock import Clock
 from app.control.flags import FlagsService
@@ -25,6 +26,7 @@ from app.domain.drift.window import LiveWindow
 from app.domain.model import Model
 from app.errors import InvalidError, NotFoundError
 from app.link.messages import Series
+from app.protocols.redaction import Redaction
 
 PREDICTION = "$prediction"  # stands among the features; no feature path can be named so
 WINDOW = timedelta(days=1)
@@ -71,11 +73,12 @@ class DriftReports:
         metrics: Mapping[str, float],
         trained_at: datetime | None,
         hours: Sequence[int] = (),
+        ids: Sequence[str] = (),
     ) -> Row:
-        """Make these rows of features (the prediction under `PREDICTION`) the reference. `InvalidError`
-        when they cannot be.
+        """Make these rows of features (the prediction under `PREDICTION`) the reference; `ids` where they are
+        stored predictions. `InvalidError` when they cannot be.
         """
-        self._registry.model(model)
+        privacy = self._registry.model(model).privacy
         if not MIN_BASELINE <= len(rows) <= MAX_BASELINE:
             raise InvalidError(f"a baseline needs {MIN_BASELINE} to {MAX_BASELINE} rows, not {len(rows)}")
         baseline = await asyncio.to_thread(Baseline.from_rows, rows, hours)
@@ -90,7 +93,12 @@ class DriftReports:
             "trained_at": None if trained_at is None else trained_at.timestamp(),
             "reference": baseline.state(),
         }
-        await self._store.put_baseline(model, row)
+        if ids:
+            sample = baseline_sample.of_window(ids)
+        else:
+            redaction = Redaction(privacy.drop, privacy.hash)
+            sample = await asyncio.to_thread(baseline_sample.of_upload, rows, redaction, PREDICTION)
+        await self._store.put_baseline(model, row, sample)
         return _baseline_view(model, row, baseline)
 
     async def baseline_from_window(
@@ -106,7 +114,8 @@ class DriftReports:
         stored = await self._store.recent(model, name, since, MAX_LIVE)
         rows = [_live_row(row) for row in stored]
         hours = [hour_of_week(row["timestamp"].timestamp()) for row in stored]
-        return await self.put_baseline(model, rows, f"{_FROM_ROWS}{name}", metrics, trained_at, hours)
+        ids = [str(row["prediction_id"]) for row in stored]
+        return await self.put_baseline(model, rows, f"{_FROM_ROWS}{name}", metrics, trained_at, hours, ids)
 
     async def baseline(self, model: str) -> Row:
         """What the reference is; `NotFoundError` when there is none yet."""

@@ -9,6 +9,7 @@ import json
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from heapq import nlargest
 from typing import Any, TypeAlias
 
 import msgspec
@@ -19,9 +20,10 @@ from app.domain.model import Model
 from app.domain.outcome import outcome_id
 from app.domain.prediction import format_id, row_id
 from app.journal.records import OutcomeRecord, PredictionRecord, ShadowRecord
-from app.protocols.record import BARE_ROW, Exchange, Reader
+from app.protocols.record import BARE_ROW, Exchange, Reader, Row
 from app.protocols.redaction import Redaction
 from app.protocols.registry import build_reader
+from app.protocols.scoring import is_distribution
 
 MAX_REQUEST_ID = 200  # characters; workers cut it, but those of an earlier version did not
 REMEMBERED = 20_000  # predictions whose shadow answers are still to be expected
@@ -78,6 +80,7 @@ class Extractor:
             if extraction.detail is not None:
                 facts["detail"] = extraction.detail
         found = extraction.rows or (BARE_ROW,)
+        margins = model is not None and model.task == "multiclass"
         rows = [
             PredictionRow(
                 identity if len(found) == 1 else row_id(identity, number),
@@ -101,7 +104,7 @@ class Extractor:
                 record.reason,
                 record.ended,
                 error,
-                facts,
+                _with_margin(facts, row) if margins and row.scores is not None else facts,
             )
             for number, row in enumerate(found)
         ]
@@ -209,6 +212,14 @@ class Extractor:
 _NOTHING: Answer = (None, None)
 _json_bytes = msgspec.json.Encoder().encode
 _OPAQUE = build_reader("opaque")
+
+
+def _with_margin(facts: dict[str, Any], row: Row) -> dict[str, Any]:
+    """And by how much the best class leads, where the scores are probabilities: they themselves are not kept."""
+    if row.scores is None or not is_distribution(row.scores):
+        return facts
+    best, second = nlargest(2, row.scores)
+    return {**facts, "margin": best - second}
 
 
 def document(value: object) -> str:

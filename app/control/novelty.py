@@ -1,8 +1,8 @@
-"""How little the rows that were learned from tell about a new one: the local outlier factor (Breunig et
+"""How little the rows that a model was made from tell about a new one: the local outlier factor (Breunig et
 al., SIGMOD 2000).
 
-Slow enough for a thread. Features are encoded the same way for reference and candidates; what only the
-candidates have counts as far away.
+Slow enough for a thread. Features are encoded the same way for reference and candidates; features that the
+reference lacks do not count.
 """
 
 from __future__ import annotations
@@ -78,18 +78,31 @@ def _category(value: Any) -> str:
     return str(value)[:100]
 
 
-def scores(reference: Sequence[Features], candidates: Sequence[Features]) -> list[float | None]:
-    """One for each candidate: about 1 where the reference is as dense as around its neighbours, larger
-    where it is thinner.
+@dataclass(frozen=True, slots=True)
+class Density:
+    """How densely the reference's `rows` lie where."""
 
-    None for all while the reference is too small to say.
-    """
-    if len(reference) < MIN_REFERENCE or not candidates:
-        return [None] * len(candidates)
-    from sklearn.neighbors import LocalOutlierFactor
+    rows: int
+    _encoding: Encoding
+    _model: Any  # scikit-learn's
 
-    encoding = Encoding.of(reference)
-    model = LocalOutlierFactor(n_neighbors=NEIGHBOURS, novelty=True)
-    model.fit(encoding.matrix(reference))
-    found = -model.score_samples(encoding.matrix(candidates))
-    return [float(score) if isfinite(score) else None for score in found]
+    @classmethod
+    def fit(cls, reference: Sequence[Features]) -> Density | None:
+        """None while the reference is too small, or holds no features."""
+        if len(reference) < MIN_REFERENCE or not any(reference):
+            return None
+        from sklearn.neighbors import LocalOutlierFactor
+
+        encoding = Encoding.of(reference)
+        model = LocalOutlierFactor(n_neighbors=NEIGHBOURS, novelty=True)
+        model.fit(encoding.matrix(reference))
+        return cls(len(reference), encoding, model)
+
+    def scores(self, candidates: Sequence[Features]) -> list[float | None]:
+        """One for each: about 1 where the reference is as dense as around its neighbours, larger where it is
+        thinner.
+        """
+        if not candidates:
+            return []
+        found = -self._model.score_samples(self._encoding.matrix(candidates))
+        return [float(score) if isfinite(score) else None for score in found]

@@ -307,7 +307,7 @@ class Store(Protocol):
         """The newest answers that are neither labelled nor under review at that time: prediction_id, prediction, confidence."""
 
     async def offered(self, ids: Sequence[str]) -> list[Row]:
-        """What a reviewer sees of these: prediction_id, model_version, timestamp, features, prediction, confidence."""
+        """What a reviewer sees of these: prediction_id, model_version, timestamp, features, prediction, confidence; and facts."""
 
     async def put_reviews(self, rows: Sequence[Row], at: datetime) -> set[str]:
         """Leases: review of `prediction_id` with strategy, score, propensity, leased_until, leased_by. Returns the ids of those
@@ -318,13 +318,16 @@ class Store(Protocol):
         """How many labels reviewers gave after `since`, and how many items they hold at the time `at`."""
 
     async def finish_review(self, prediction_id: str, label: Scalar, actor: str, at: datetime) -> bool: ...
-    async def put_baseline(self, model: str, baseline: Row) -> None: ...
+    async def put_baseline(self, model: str, baseline: Row, sample: Row | None = None) -> None:
+        """`sample`: plain JSON, read by itself."""
+
     async def baseline(self, model: str) -> Row | None:
         """The newest one."""
 
     async def newest_baseline(self, model: str) -> int | None:
         """Its number: another one says that there is a newer baseline."""
 
+    async def baseline_sample(self, number: int) -> Row | None: ...
     async def add_retraining_decision(self, decision: Row) -> None: ...
     async def retraining_decisions(self, model: str, limit: int) -> list[Row]: ...
     async def told_to_retrain(self, model: str) -> Row | None:

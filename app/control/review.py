@@ -13,8 +13,9 @@ from random import SystemRandom
 from statistics import pstdev
 from typing import Any
 
-from app.control import label_studio, novelty
+from app.control import baseline_sample, label_studio
 from app.control.clock import Clock
+from app.control.novelty import MIN_REFERENCE, Density
 from app.control.outcomes import OutcomeIntake, Receipt
 from app.control.ports import Row, Store
 from app.control.registry import Registry
@@ -35,10 +36,19 @@ from app.errors import ConflictError, InvalidError, NotFoundError
 FREE = 20_000  # newest predictions without a label that a draw stands for
 RANKED = 1000  # of these, the most uncertain ones that it is made from,
 EVEN = 1000  # and as many of the others
-REFERENCE = 2000  # labelled rows that novelty is measured against
+REFERENCE = 2000  # labelled rows that novelty is measured against where there is no baseline
 PAIRS = 2000  # newest comparisons with each shadow
 DAY = timedelta(days=1)
 SOURCE = "review"
+
+
+# Why a strategy cannot rank all.
+_UNKNOWN = {
+    "uncertainty": "the others have no confidence",
+    "margin": "of the others no probabilities of all classes are known",
+    "novelty": "the others cannot be placed",
+    "disagreement": "no shadow answered the others",
+}
 
 
 class ReviewDesk:
@@ -50,6 +60,7 @@ class ReviewDesk:
         self._chance = SystemRandom()
         # One draw at a time: two reviewers who ask together each get a whole list, and neither passes the budget.
         self._drawing = asyncio.Lock()
+        self._densities: dict[str, tuple[int, Density | None]] = {}  # by model, with the baseline's number
 
     async def draw(self, model: str, strategies: Sequence[str], limit: int, reviewer: str) -> Row:
         """Items worth a label, best first, leased to the reviewer. An unknown strategy is an
@@ -64,7 +75,8 @@ class ReviewDesk:
 
     async def _draw(self, model: Model, strategies: Sequence[str], limit: int, reviewer: str) -> Row:
         budget = await self._budget(model)
-        rows, shares, candidates = await self._pool(model, strategies)
+        density, against = await self._density(model) if "novelty" in strategies else (None, "")
+        rows, shares, candidates = await self._pool(model, strategies, density)
         mixture = {name: 1.0 / len(strategies) for name in strategies}
         granted = limit if budget is None else min(limit, budget)
         selection = select(candidates, granted, self._chance, mixture)
@@ -86,6 +98,7 @@ class ReviewDesk:
             "items": shown,
             "pool": selection.pool,
             "reason": selection.reason,
+            "notes": _notes(strategies, candidates, against),
             "budget_left": None if budget is None else max(0, budget - len(shown)),
         }
 
@@ -97,8 +110,34 @@ class ReviewDesk:
         now = self._clock.now()
         return max(0, limit - await self._store.reviews_taken(model.name, now - DAY, now))
 
+    async def _density(self, model: Model) -> tuple[Density | None, str]:
+        """What novelty is measured against, and what that is in words: the baseline, or else the labelled rows, as
+        what has labels is what a model can be trained on.
+        """
+        number = await self._store.newest_baseline(model.name)
+        baseline = None if number is None else await self._baseline_density(model, number)
+        if baseline is not None:
+            return baseline, f"measured against {baseline.rows} rows of the baseline"
+        lack = "there is no baseline" if number is None else f"the baseline has no {MIN_REFERENCE} rows left"
+        labelled = await self._store.labelled(model.name, None, None, None, REFERENCE)
+        known = await asyncio.to_thread(Density.fit, _features(labelled))
+        if known is not None:
+            return known, f"measured against {known.rows} labelled rows, as {lack}"
+        return None, (
+            f"not known, as {lack} and {len(labelled)} rows are labelled: "
+            f"POST a baseline, or wait for {MIN_REFERENCE} labels"
+        )
+
+    async def _baseline_density(self, model: Model, number: int) -> Density | None:
+        """Fitted once a baseline."""
+        held = self._densities.get(model.name)
+        if held is None or held[0] != number:
+            rows = await baseline_sample.read(self._store, number)
+            held = self._densities[model.name] = number, await asyncio.to_thread(Density.fit, rows)
+        return held[1]
+
     async def _pool(
-        self, model: Model, strategies: Sequence[str]
+        self, model: Model, strategies: Sequence[str], density: Density | None
     ) -> tuple[dict[str, Row], dict[str, float], list[Candidate]]:
         """The rows to draw from, the probability with which each came to be among them, and their scores."""
         versions = [version.name for version in model.versions]
@@ -111,14 +150,13 @@ class ReviewDesk:
         uncertain = {key: _uncertainty(model, row) for key, row in free.items()}
         shares = pool(uncertain, furthest, RANKED, EVEN, self._chance)
         rows = {str(row["prediction_id"]): row for row in await self._store.offered(list(shares))}
+        facts = {key: row.pop("facts") or {} for key, row in rows.items()}
         novel: list[float | None] = [None] * len(rows)
-        if "novelty" in strategies:
-            # What has labels is what a model can be trained on: unlike that is new.
-            known = await self._store.labelled(model.name, None, None, None, REFERENCE)
-            novel = await asyncio.to_thread(novelty.scores, _features(known), _features(rows.values()))
+        if density is not None:
+            novel = await asyncio.to_thread(density.scores, _features(rows.values()))
         scale = _scale(_features(rows.values()), model.review.near_duplicate)
         candidates = [
-            _candidate(model, row, apart.get(key), score, scale)
+            _candidate(model, row, _margin(model, row, facts[key]), apart.get(key), score, scale)
             for (key, row), score in zip(rows.items(), novel, strict=True)
         ]
         return rows, shares, candidates
@@ -191,15 +229,48 @@ def _uncertainty(model: Model, row: Mapping[str, Any]) -> float | None:
     return least_confidence(confidence)
 
 
+def _margin(model: Model, row: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None:
+    """How close the two best classes are, 1 for a tie. Of two classes the second best has what the best lacks,
+    so it follows from the confidence; of several it was recorded from their probabilities.
+    """
+    if model.task == "binary":
+        confidence, prediction = row["confidence"], row["prediction"]
+        if confidence is None:
+            return binary_uncertainty(prediction) if isinstance(prediction, float) else None
+        return 1.0 - abs(2.0 * float(confidence) - 1.0)
+    lead = facts.get("margin") if model.task == "multiclass" else None
+    return 1.0 - float(lead) if isinstance(lead, (int, float)) else None
+
+
 def _candidate(
-    model: Model, row: Mapping[str, Any], apart: float | None, novel: float | None, scale: Mapping[str, float]
+    model: Model,
+    row: Mapping[str, Any],
+    margin: float | None,
+    apart: float | None,
+    novel: float | None,
+    scale: Mapping[str, float],
 ) -> Candidate:
-    confidence = row["confidence"]
-    # Of two classes the second best has what the best lacks: the margin follows from the confidence.
-    margin = 1.0 - abs(2.0 * confidence - 1.0) if confidence is not None and model.task == "binary" else None
     features = row["features"] or {}
     alike = fingerprint(features, scale) if features else ""
     return Candidate(str(row["prediction_id"]), _uncertainty(model, row), margin, novel, apart, alike)
+
+
+def _notes(strategies: Sequence[str], candidates: Sequence[Candidate], against: str) -> dict[str, str]:
+    """By strategy: what it cannot rank, and why; what novelty is measured against. Nobody should take chance for
+    a choice.
+    """
+    notes = {}
+    for name in strategies:
+        said = [against] if name == "novelty" and against else []
+        ranked = sum(candidate.score(name) is not None for candidate in candidates)
+        if name != "random" and ranked < len(candidates):
+            said.append(
+                f"{ranked} of {len(candidates)} candidates are ranked, {_UNKNOWN[name]}; "
+                "what these do not fill of its share is drawn at random"
+            )
+        if said:
+            notes[name] = "; ".join(said)
+    return notes
 
 
 def _features(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

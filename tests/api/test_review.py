@@ -11,9 +11,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from app.control.extraction import Extractor
 from app.control.ports import PredictionRow
 from app.domain.model import Review
 from tests.control_parts import START, control, model, prediction, store_rows, with_features
+from tests.journal_records import predicted
 
 REVIEW = "/admin/models/credit/review"
 LEASE_S = 900.0
@@ -113,6 +115,67 @@ async def test_rows_within_the_configured_distance_are_asked_about_once(
         assert len(ids(answer)) == cells
         stand_for = [1 / item["propensity"] for item in answer["items"]]
         assert sum(stand_for) == pytest.approx(40), "each stands for those like it"
+
+
+EXTRACT = (("features", "$.features"), ("prediction", "$.prediction"))
+SEVERAL = model(task="multiclass", extract=EXTRACT)
+
+
+def classified(number: int, prediction: Any) -> PredictionRow:
+    """As the recorder stores a classifier's answer."""
+    record = predicted(
+        {"number": 10.0 * number}, {"prediction": prediction}, at_ns=int(START.timestamp() * 1e9)
+    )
+    [row] = Extractor(lambda: {"credit": SEVERAL}).prediction(record)
+    return row
+
+
+async def test_of_several_classes_the_closest_two_come_first_by_margin(tmp_path: Path) -> None:
+    """The least confident one is another one: its best class leads by more."""
+    close, confident, spread = [0.48, 0.46, 0.06], [0.9, 0.06, 0.04], [0.4, 0.3, 0.3]
+    stored = [classified(number, scores) for number, scores in enumerate((close, confident, spread))]
+    async with control(tmp_path, SEVERAL) as parts, parts.client() as client:
+        await store_rows(parts.store, stored)
+        by_margin = await drawn(client, strategy="margin", limit=3)
+        assert [item["prediction_id"] for item in by_margin["items"]] == [
+            stored[n].prediction_id for n in (0, 2, 1)
+        ]
+        assert [item["score"] for item in by_margin["items"]] == pytest.approx([0.98, 0.9, 0.16])
+        assert {item["strategy"] for item in by_margin["items"]} == {"margin"}
+        assert by_margin["notes"] == {}
+        assert all("facts" not in item for item in by_margin["items"])
+        parts.clock.turn(LEASE_S)
+        uncertain = await drawn(client, strategy="uncertainty", limit=1)
+        assert ids(uncertain) == {stored[2].prediction_id}
+
+
+async def test_where_the_margin_cannot_be_known_the_answer_says_so(tmp_path: Path) -> None:
+    labels = [classified(number, "cat") for number in range(3)]
+    logits = [classified(3, [4.0, 2.0, -1.0])]
+    known = [classified(4, [0.5, 0.4, 0.1])]
+    async with control(tmp_path, SEVERAL) as parts, parts.client() as client:
+        await store_rows(parts.store, [*labels, *logits, *known])
+        why = "what these do not fill of its share is drawn at random"
+        for strategy, lack in {
+            "margin": "of the others no probabilities of all classes are known",
+            "uncertainty": "the others have no confidence",
+        }.items():
+            answer = await drawn(client, strategy=f"{strategy},random", limit=5)
+            assert answer["notes"] == {strategy: f"1 of 5 candidates are ranked, {lack}; {why}"}
+            ranked = {item["prediction_id"] for item in answer["items"] if item["strategy"] == strategy}
+            assert ranked == {known[0].prediction_id}
+            parts.clock.turn(LEASE_S)
+
+
+@pytest.mark.parametrize("fields", [{"confidence": None}, {"confidence": 0.7}])
+async def test_of_two_classes_the_margin_follows_from_the_confidence_or_the_probability(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    async with control(tmp_path) as parts, parts.client() as client:
+        await store_rows(parts.store, [prediction(START, 1, prediction=0.3, **fields)])
+        answer = await drawn(client, strategy="margin")
+        assert [item["score"] for item in answer["items"]] == pytest.approx([0.6])
+        assert answer["notes"] == {}
 
 
 @pytest.mark.parametrize("odd", [1e308, -1e308])

@@ -288,11 +288,13 @@ def test_review_lists_and_labels(run: Run, api: ScriptedApi) -> None:
         "score": 0.5,
         "features": {"a": 1},
     }
-    api.on("GET /admin/models/credit/review", {"items": [item]})
+    notes = {"margin": "0 of 9 candidates are ranked"}
+    api.on("GET /admin/models/credit/review", {"items": [item], "notes": notes})
     api.on("POST /admin/models/credit/review/p1", {"accepted": 1})
     ran = run("review", "credit", "--strategy", "margin", "--limit", "5")
     assert "p1" in ran.out
     assert "a 1" in ran.out
+    assert ran.err == "margin: 0 of 9 candidates are ranked\n"
     assert api.asked[0].query == {"strategy": ["margin"], "limit": ["5"]}
     labels = ["p1=1", "p1=0.5", "p1=true", "p1=spam", "p1=NaN", "p1=null", 'p1="7"']
     assert run("review", "credit", *(part for label in labels for part in ("--label", label))).status == 0

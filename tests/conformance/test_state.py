@@ -187,6 +187,19 @@ async def test_the_newest_baseline_counts(store: SqlStore) -> None:
     assert await store.baseline("credit") == {"metric": 0.91}
 
 
+async def test_a_baselines_sample_is_read_by_itself(store: SqlStore) -> None:
+    await store.put_baseline("credit", {"metric": 0.9}, {"rows": [{"age": 1.5, "name": None}]})
+    first = await store.newest_baseline("credit")
+    assert first is not None
+    assert await store.baseline("credit") == {"metric": 0.9}
+    assert await store.baseline_sample(first) == {"rows": [{"age": 1.5, "name": None}]}
+    await store.put_baseline("credit", {"metric": 0.91})
+    second = await store.newest_baseline("credit")
+    assert second is not None
+    assert await store.baseline_sample(second) is None
+    assert await store.baseline_sample(second + 1) is None
+
+
 async def test_a_newer_baseline_has_another_number(store: SqlStore) -> None:
     assert await store.newest_baseline("credit") is None
     await store.put_baseline("credit", {"metric": 0.9})

@@ -44,7 +44,7 @@ async def queue(
     ] = "json",
 ) -> Response:
     """Ranked items with the probability with which each was picked; leased, so that no two reviewers get
-    the same.
+    the same. `notes` say by strategy what could not be ranked, and what novelty was measured against.
     """
     strategies = list(dict.fromkeys(name.strip() for name in strategy.split(",") if name.strip()))
     if not strategies:

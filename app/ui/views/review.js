@@ -61,13 +61,16 @@ function strategies(here) {
 async function draw(here) {
   try {
     const answer = await get(modelPath(here.name, `/review?limit=${MORE}&strategy=${desk.strategies.join(",")}`));
-    desk = { ...desk, items: answer.items, at: 0, drawn: true, note: answer.reason ?? "", problem: "" };
+    desk = { ...desk, items: answer.items, at: 0, drawn: true, note: noted(answer), problem: "" };
     announce(`${answer.items.length} items to label`);
   } catch (error) {
     desk = { ...desk, problem: error.message };
   }
   here.show();
 }
+
+/** What the draw came from, and what a strategy could not rank. */
+const noted = ({ reason, notes }) => [reason ?? "", ...Object.entries(notes ?? {}).map(([name, words]) => `${name}: ${words}`)].filter(Boolean).join(". ");
 
 function question(here, item) {
   const options = choices(here, item);

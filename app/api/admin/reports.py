@@ -68,7 +68,9 @@ async def decisions(model: str, parts: Parts, limit: Limit = 20) -> Response:
 
 @router.post("/retraining", **needs("operate", 404, 503))
 async def decide(model: str, caller: Caller, parts: Parts) -> Response:
-    """Decide now; stored with its inputs, and audited as `retraining.evaluate`."""
+    """Decide now; stored with its inputs, and audited as `retraining.evaluate`. `told` says whether it went to
+    the webhook: see `retraining.cooldown_s`.
+    """
     decision = await parts.monitor.retraining.evaluate(model)
     after = {name: decision[name] for name in ("should_retrain", "urgency")}
     entry = AuditEntry(

@@ -36,12 +36,6 @@ def failing(part: float, seed: int) -> Rule:
     return lambda _headers, _body: Said(500) if rng.random() < part else Said()
 
 
-def failing_evenly(every: int) -> Rule:
-    """Fails on every so many-th request: what chance would do in the mean, without its luck."""
-    asked = iter(range(1, 1 << 30))
-    return lambda _headers, _body: Said(500) if next(asked) % every == 0 else Said()
-
-
 def taking(median_s: float, sigma: float, seed: int) -> Rule:
     """Lognormal times."""
     rng = random.Random(seed)

@@ -16,13 +16,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.domain.evidence.engine import Tally
+from app.domain.evidence.engine import ENOUGH_LATENCIES, Tally
 from app.domain.rollout import Event, Evidence, Health, Rollout, State, replay, start, verdict_on
 from app.domain.routing import bucket
-from benchmarks.detection.bound import error_bound
+from benchmarks.detection.bound import error_bound, latency_bound
 from tests.client import load, post
 from tests.ports import free_port
-from tests.ruled import RuledServers, Said, failing, failing_evenly, taking
+from tests.ruled import RuledServers, Said, failing, taking
 from tests.system import RunningGateway, running_gateway
 from tests.worker import eventually
 
@@ -42,6 +42,11 @@ def models(urls: dict[str, str]) -> dict[str, Any]:
         "incident": {},
         "errors": {"canary": NO_CONTROL},
         "slow": {"canary": NO_CONTROL},
+        "slow-pairs": {
+            "routing_key": {"header": "X-User-Id"},  # so that pairs alone compare latency
+            "canary": {"control": {"max_share": 1.0}},
+            "shadow": {"noise_sample": 1.0},
+        },
         "good": {"canary": {"control": {"max_share": 1.0}, "watch_s": DWELL_LONG_S}},
         "alone": {"canary": {**NO_CONTROL, "watch_s": DWELL_LONG_S}},
         "by-request": {**STICKY, "evidence": {"unit": "request"}},
@@ -156,23 +161,36 @@ async def test_an_incident_that_both_versions_share_does_not_stop_a_ramp(
     await flags_become(gateway, "incident", production="v2")
 
 
-async def test_five_percent_errors_against_half_a_percent_are_out_within_twice_the_bound_and_the_events_say_why(
+async def test_five_percent_random_errors_against_half_a_percent_are_out_within_the_goal_and_the_events_say_why(
     gateway: RunningGateway, servers: RuledServers
 ) -> None:
-    servers.rules["v1", "errors"] = failing_evenly(200)
-    servers.rules["v2", "errors"] = failing_evenly(20)
+    """The goal for 95 % of all runs is 4·B + 5 (`benchmarks.detection`), 1052 requests of the candidate; of 1,000 simulated seeds
+    at this rate the median needed 360, 95 % up to 642, 99 % up to 780. Which requests fail is fixed by the seeds here, and with
+    these chance moves the rest, who is a canary, between 335 and 428: the rest of the way to the goal is a busy machine's.
+    """
+    servers.rules["v1", "errors"] = failing(0.005, seed=107)
+    servers.rules["v2", "errors"] = failing(0.05, seed=7)
     driven = Driven(gateway, "errors")
     begun = await asyncio.to_thread(driven.begin, stages=[30, 100], dwell_s=DWELL_LONG_S, min_requests=25)
     row = await driven.until(
         lambda row: row["state"] == "rolled_back" and kinds(row)[-1:] == ["rollback"], rate=160, most=12_000
     )
     assert kinds(row) == ["advance", "rollback"]
-    bound = error_bound(0.005, 0.05, 0.3, 1e-4)  # in requests of the candidate
-    assert row["evidence"]["counts"]["candidate_requests"] <= 2.0 * bound
+    assert row["evidence"]["counts"]["candidate_requests"] <= _goal(error_bound(0.005, 0.05, 0.3, 1e-4))
     assert (500, "canary") not in driven.answers  # production answered what the candidate could not
     assert (200, "fallback") in driven.answers
     last = _decided_again(begun, row)
     assert last["log_e"] >= last["threshold"] == pytest.approx(math.log(1e4))
+
+
+def _goal(bound: float) -> float:
+    """Requests of the candidate within which 95 % of all rollouts are to find what is wrong (`benchmarks.detection`)."""
+    return 4.0 * bound + 5.0
+
+
+def _reference(share: float) -> float:
+    """What the candidate has answered when production's answers suffice to make bets on latency from."""
+    return ENOUGH_LATENCIES * share / (1.0 - share)
 
 
 def _decided_again(begun: Any, row: Any) -> Any:
@@ -213,9 +231,12 @@ def _seconds(at: str) -> float:
     return datetime.fromisoformat(at).timestamp()
 
 
-async def test_a_candidate_that_takes_a_fifth_longer_is_found(
+async def test_a_candidate_that_takes_a_fifth_longer_is_found_within_the_goal(
     gateway: RunningGateway, servers: RuledServers
 ) -> None:
+    """First production's 500 answers that the bets are made from, then the goal. It is taken for three times the noise of these
+    servers, 515 requests in all, since a busy machine adds its own; without any, 200 simulated rollouts needed 264 to 327.
+    """
     servers.rules["v1", "slow"] = taking(0.030, 0.1, seed=3)
     servers.rules["v2", "slow"] = taking(0.036, 0.1, seed=4)
     driven = Driven(gateway, "slow")
@@ -225,6 +246,27 @@ async def test_a_candidate_that_takes_a_fifth_longer_is_found(
     )
     assert kinds(row) == ["advance", "rollback"]
     assert row["evidence"]["decisive_metric"] == "latency"
+    assert row["evidence"]["counts"]["candidate_requests"] <= _reference(0.3) + _goal(
+        latency_bound(1.2, 0.3, 0.3, 1e-4)
+    )
+
+
+async def test_a_candidate_that_takes_a_fifth_longer_is_found_by_pairs_alone(
+    gateway: RunningGateway, servers: RuledServers
+) -> None:
+    """300 simulated rollouts needed 72 to 144 pairs with the noise of these servers, and 99 % of them up to 408 with twice as
+    much, which leaves a busy machine room for its own.
+    """
+    servers.rules["v1", "slow-pairs"] = taking(0.080, 0.1, seed=5)
+    servers.rules["v2", "slow-pairs"] = taking(0.096, 0.1, seed=6)
+    driven = Driven(gateway, "slow-pairs")
+    await asyncio.to_thread(driven.begin, stages=[30, 100], dwell_s=DWELL_LONG_S, min_requests=25)
+    row = await driven.until(
+        lambda row: row["state"] == "rolled_back" and kinds(row)[-1:] == ["rollback"], rate=60, most=6000
+    )
+    assert kinds(row) == ["advance", "rollback"]
+    assert row["evidence"]["decisive_metric"] == "paired_latency"
+    assert row["evidence"]["counts"]["pairs"] <= 408
 
 
 async def test_a_good_canary_goes_all_the_way_and_one_that_turns_bad_while_it_is_watched_comes_back(

@@ -1,4 +1,5 @@
-"""`python -m benchmarks.detection`: the table of goals; with a mode, a scenario or rates: one setting.
+"""`python -m benchmarks.detection`: the table of goals; with a mode, a scenario or rates: one setting. With
+`--metrics default` alone: what the division of the stake over the default metrics costs.
 
 Exit 0 when every goal holds (or a setting was measured), 1 when one does not, 2 for wrong usage.
 """
@@ -9,10 +10,10 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
-from benchmarks.detection.goals import Effort, Goal, goals
+from benchmarks.detection.goals import Effort, Goal, divided, goals
 from benchmarks.detection.report import lines, measure
 from benchmarks.detection.worlds import SCENARIOS, Setting
 
@@ -24,9 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = vars(_parser().parse_args(argv))
     as_json, short, alone = args.pop("json"), args.pop("short"), args.pop("no_rivals")
     given = {name: value for name, value in args.items() if value is not None}
-    if set(given) <= {"runs", "seed"}:
+    if set(given) <= {"runs", "seed", "metrics"}:
+        split = given.pop("metrics", "one") == "default"
         effort = Effort(**{**asdict(Effort.short() if short else Effort()), **given})
-        return _table(effort, as_json=as_json)
+        return _table(effort, divided if split else goals, as_json=as_json)
     try:
         setting = _setting(given)
     except ValueError as error:
@@ -41,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.detection", description=__doc__)
     parser.add_argument("--mode", choices=MODES)
     parser.add_argument("--scenario", choices=SCENARIOS)
+    stake = "what the stake is on: the mode's metric, or the gateway's default metrics and its whole engine"
+    parser.add_argument("--metrics", choices=("one", "default"), help=stake)
     named = {
         "p0": "production's error rate; wrong answers in modes labels and shadow",
         "p1": "the candidate's; without it and without --ratio the candidate is good",
@@ -86,12 +90,18 @@ def _setting(given: dict[str, object]) -> Setting:
         raise ValueError("--alpha is a part of 1; --sigma and --ratio are above 0")
     if setting.runs < 1 or setting.keys < 1 or min(setting.horizon, setting.rate, setting.drip) < 0:
         raise ValueError("--runs and --keys are at least 1; --horizon, --rate and --drip are not negative")
+    if setting.metrics == "default" and (
+        setting.mode in ("shadow", "labels") or setting.scenario in ("sticky", "order", "bursts")
+    ):
+        raise ValueError(
+            "--metrics default simulates requests assigned one by one, without labels and shadows"
+        )
     return setting
 
 
-def _table(effort: Effort, *, as_json: bool) -> int:
+def _table(effort: Effort, lines: Callable[[Effort], Iterator[Goal]], *, as_json: bool) -> int:
     started, found = time.monotonic(), []
-    for goal in goals(effort):
+    for goal in lines(effort):
         found.append(goal)
         if not as_json:
             print(_line(goal), flush=True)

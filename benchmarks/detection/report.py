@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from benchmarks.detection.deployed import deployed
 from benchmarks.detection.paired import MEASURED, order, shadow_labels
 from benchmarks.detection.rivals import rivals
 from benchmarks.detection.simulate import course
@@ -55,7 +56,7 @@ def _delay(values: Floats, bound: float | None, unit: str) -> Json:
 
 
 def _arms(setting: Setting, *, with_rivals: bool) -> Json:
-    c = course(setting)
+    c = deployed(setting) if setting.metrics == "default" else course(setting)
     values = np.concatenate([c.delays, np.full(c.missed, np.inf)])
     unit = "canary labels" if setting.mode == "labels" else "canary requests"
     figures: Json = {**_delay(values, setting.bound, unit), "false_rollbacks": c.false_rollbacks}

@@ -38,6 +38,7 @@ class Setting:
     keys: int = 1000  # sticky
     order: float = 0.05  # how much faster the second of two calls is
     drip: int = 50_000  # good requests before the candidate goes bad, in drip50k
+    metrics: str = "one"  # one: the whole stake on the mode's | default: the gateway's, see `deployed`
 
     @property
     def is_good(self) -> bool:

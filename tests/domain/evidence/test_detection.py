@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from app.domain.guard import HealthConfig, HealthWindow
 from benchmarks.detection.__main__ import main
 from benchmarks.detection.bound import error_bound, latency_bound, pair_bound
-from benchmarks.detection.goals import Effort, goals
+from benchmarks.detection.deployed import deployed
+from benchmarks.detection.goals import Effort, divided, goals
 from benchmarks.detection.report import quantile
 from benchmarks.detection.rivals import rivals
 from benchmarks.detection.simulate import course
@@ -64,6 +66,20 @@ def test_the_window_rule_is_the_gateways_own(mode: str) -> None:
     assert abs(np.mean(fast) - np.mean(slow)) <= 5.0 * spread + 1e-9
 
 
+def test_with_the_default_metrics_a_good_candidate_in_an_incident_is_blamed_no_more_often_than_alpha() -> (
+    None
+):
+    runs, alpha = 100, 0.05
+    good = Setting(scenario="incident", rate=500, horizon=1000, runs=runs, alpha=alpha, metrics="default")
+    assert deployed(good).false_rollbacks <= binom.ppf(0.999, runs, alpha)
+
+
+def test_the_division_of_the_stake_is_measured_at_two_rates_and_judges_nothing() -> None:
+    found = list(divided(Effort(runs=2)))
+    assert [goal.holds for goal in found] == [None] * 6
+    assert all("default metrics" in goal.name for goal in found)
+
+
 def test_plain_request_votes_blame_sticky_keys_and_ours_do_not() -> None:
     found = sticky(Setting(scenario="sticky", runs=40, horizon=6000))
     assert found.hits(CONFIGURED, 1e-4) > 0.03
@@ -88,6 +104,9 @@ def test_a_quantile_is_a_value_that_occurred_and_none_where_runs_found_nothing()
         "--scenario bursts --runs 5 --rate 1000",
         "--scenario incident --runs 5 --rate 1000 --horizon 1000",
         "--scenario drip50k --runs 5 --rate 1000",
+        "--metrics default --p1 1 --rate 20 --runs 5 --no-rivals",
+        "--metrics default --ratio 3 --rate 100 --runs 3 --no-rivals",
+        "--metrics default --scenario incident --runs 2 --rate 1000 --horizon 1000 --no-rivals",
     ],
 )
 def test_one_setting_is_measured_as_json(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,4 +118,5 @@ def test_one_setting_is_measured_as_json(arguments: str, capsys: pytest.CaptureF
 def test_arguments_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--p0", "2"]) == 2
     assert main(["--runs", "0", "--p1", "0.1"]) == 2
+    assert main(["--metrics", "default", "--scenario", "sticky"]) == 2
     assert "error:" in capsys.readouterr().err

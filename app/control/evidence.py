@@ -66,7 +66,7 @@ def engine_config(model: Model, *, shadow: bool = False) -> EngineConfig:
 def limits(model: Model) -> Limits:
     """What is tolerated of a candidate that nothing compares, whatever the former version did."""
     error_rate = max(model.guard.error_rate, model.evidence.floor)
-    return Limits(error_rate, model.guard.latency_p99_ms, model.evidence.alpha)
+    return Limits(error_rate, model.guard.latency_p99_ms, model.evidence.alpha, model.evidence.margin)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class Limits:
     error_rate: float = 0.05
     latency_ms: float = 500.0
     alpha: float = 1e-4
+    margin: float = 1.0  # times the former version's failures, where that is more than `TIMES`
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Former:
 
     def tolerated(self, limits: Limits) -> Tolerated:
         """Twice what it had at the most, and never less than the limits."""
-        errors = TIMES * upper_bound(self.errors, self.requests, limits.alpha)
+        errors = max(TIMES, limits.margin) * upper_bound(self.errors, self.requests, limits.alpha)
         n = float(self.latency.sum())
         p99 = int(np.searchsorted(np.cumsum(self.latency), (1.0 - SLOW) * n)) if n else 0
         beyond = max(p99 + _TWICE, latency_bucket(limits.latency_ms))
@@ -178,7 +179,7 @@ class BeforeAfter:
         """For storing, limits included: a rollout is judged to its end by the rules it began with."""
         f, t, s = self.former, self.tolerated, self.since
         return {
-            "limits": [self.limits.error_rate, self.limits.latency_ms, self.limits.alpha],
+            "limits": list(astuple(self.limits)),
             "former": [f.requests, f.errors],
             "latency": {str(i): float(f.latency[i]) for i in np.nonzero(f.latency)[0].tolist()},
             "tolerated": None if t is None else [t.errors, t.slow, t.slow_beyond],

@@ -121,6 +121,7 @@ def test_twice_what_a_former_version_can_have_failed_is_tolerated() -> None:
     """It failed on a tenth of 2,000: at most on 13.2 % (Chernoff), so 26 % are no news."""
     assert seconds(known(errors=200), Arm(100, 26, {FAST: 74})) == 300
     assert seconds(known(errors=200), Arm(100, 60, {FAST: 40})) < 60
+    assert seconds(known(errors=200, margin=5.0), Arm(100, 60, {FAST: 40})) == 300
 
 
 def test_while_pairs_come_or_can_be_expected_nothing_is_bet() -> None:

@@ -3,10 +3,10 @@
     python -m benchmarks.slow_clients [--sockets 2000] [--rounds 3] [--seconds 12] [--rate 250] [--json]
 
 A real worker forwards paced requests (open loop, Poisson times of a fixed seed, latency from the moment a request was due) to a model
-server that takes 20 ms, while so many sockets send nothing, a head, a field, a body or chunks byte by byte, or read nothing of a long
-answer. They arrive within one receive time-out, and whoever is closed comes back at once: as many arrive at any time, and the attack
-does not fade. The worker has one core; clients, slow clients (an
-interpreter of their own) and model servers share the others. Reported is the median over rounds of each round's ratio.
+server that takes 20 ms, while so many sockets send nothing, a head, a field, a body or chunks byte by byte, or read nothing, or a byte at
+a time, of a long answer or of many asked for at once. They arrive within one receive time-out, and whoever is closed comes back at once: as
+many arrive at any time, and the attack does not fade. The worker has one core; clients, slow clients (an interpreter of their own) and
+model servers share the others. Reported is the median over rounds of each round's ratio.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Found:
     requests: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     closed: int = 0
-    slowest_s: float = 0.0
+    slowest_s: dict[str, float] = field(default_factory=dict)  # by kind
 
     @property
     def ratio(self) -> float:
@@ -50,8 +50,9 @@ class Found:
 
     def line(self) -> str:
         """All of it in words."""
+        slowest = max(self.slowest_s.values(), default=0.0)
         return (
-            f"{self.sockets} slow sockets at any time, {self.closed} closed, the slowest after {self.slowest_s:.1f} s (limit "
+            f"{self.sockets} slow sockets at any time, {self.closed} closed, the slowest after {slowest:.1f} s (limit "
             f"{self.receive_timeout_s:g} s); good p99 {statistics.median(self.amid_ms):.1f} ms amid them, "
             f"{statistics.median(self.alone_ms):.1f} ms without ({self.ratio:.2f}×), {sum(self.failed.values())} of "
             f"{self.requests} good requests failed"
@@ -76,11 +77,17 @@ def measure(options: argparse.Namespace, worker: RunningWorker, found: Found) ->
     for number in range(options.rounds):
         found.alone_ms.append(load(worker.port, options, found))
         with slow_clients(
-            worker.port, options.sockets, path="/slow", over_s=found.receive_timeout_s, again=True
+            worker.port,
+            options.sockets,
+            path="/slow",
+            kinds=options.kind,
+            over_s=found.receive_timeout_s,
+            again=True,
         ) as slow:
             found.amid_ms.append(load(worker.port, options, found))
         found.closed += slow.closed
-        found.slowest_s = max(found.slowest_s, slow.slowest_s)
+        for kind, seconds in slow.slowest_s.items():
+            found.slowest_s[kind] = max(found.slowest_s.get(kind, 0.0), seconds)
         print(f"round {number + 1} of {options.rounds} measured", file=sys.stderr)
 
 

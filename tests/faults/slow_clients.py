@@ -2,10 +2,10 @@
 
     python -m tests.faults.slow_clients PORT SOCKETS [--path /m] [--kind KIND …] [--over SECONDS] [--again]
 
-Prints `open` once all have connected, goes on until its standard input ends or all that can see it have been closed, and prints one JSON
-line: `left`, the kinds that were not closed; `closed`, how many were; `slowest_s`, the longest that one stayed open. With `--again`
-whoever is closed comes back at once; `--over` spreads the first arrivals. Those that only read nothing cannot see that they were
-closed: the kernel's buffer stands before it. Loopback only; ends by itself after `LONGEST_S`.
+Prints `open` once all have connected, goes on until its standard input ends or all have been closed, and prints one JSON line: `left`, the
+kinds that were not closed; `closed`, how many were; `slowest_s`, by kind, the longest that one stayed open. With `--again` whoever is
+closed comes back at once; `--over` spreads the first arrivals. Those that are slow to read count from the first byte of an answer, before
+which they wait like anybody. Loopback only; ends by itself after `LONGEST_S`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,11 @@ KINDS = {  # how it begins, and what is sent after it five times a second
     "body": (b"POST %b/ok HTTP/1.1\r\nHost: t\r\nContent-Length: 100000\r\n\r\n", b"x"),
     "chunks": (b"POST %b/ok HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
     "reading": (b"GET %b/long_body?bytes=20000000 HTTP/1.1\r\nHost: t\r\n\r\n", b""),
+    "sipping": (b"GET %b/long_body?bytes=20000000 HTTP/1.1\r\nHost: t\r\n\r\n", b""),
+    "pipelined": (b"GET %b/long_body?bytes=2000000 HTTP/1.1\r\nHost: t\r\n\r\n", b""),
 }
+PIPELINED = 200  # requests of such a client: many times what the sockets between hold of their answers
+READERS = frozenset(("reading", "sipping", "pipelined"))  # slow to take what they asked for
 
 
 @dataclass
@@ -44,10 +48,8 @@ class Seen:
 
     left: list[str] = field(default_factory=list)
     closed: int = 0
-    slowest_s: float = 0.0
-    ended: Callable[[float], object] = lambda within_s: (
-        None
-    )  # waits until all that can see it have been closed
+    slowest_s: dict[str, float] = field(default_factory=dict)
+    ended: Callable[[float], object] = lambda within_s: None  # waits until all have been closed
 
 
 class Clients:
@@ -59,6 +61,7 @@ class Clients:
         self._again = again
         self._watched = select.epoll()
         self._open: dict[int, tuple[socket.socket, str, float]] = {}
+        self._silent: set[int] = set()  # of those that read, who has not been sent anything yet
         self._due = 0.0  # when the next bytes are
         self._turn = 0
         self.seen = Seen()
@@ -68,9 +71,14 @@ class Clients:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", self._port))
         begin = KINDS[kind][0]
-        client.sendall(begin % self._path if begin else begin)
+        if begin:
+            client.sendall(begin % self._path * (PIPELINED if kind == "pipelined" else 1))
         client.setblocking(False)
-        self._watched.register(client, select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR)
+        events = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+        if kind in READERS:
+            events |= select.EPOLLIN | select.EPOLLET
+            self._silent.add(client.fileno())
+        self._watched.register(client, events)
         self._open[client.fileno()] = (client, kind, time.monotonic())
 
     def run(self, sockets: int, kinds: Sequence[str], over_s: float) -> None:
@@ -82,11 +90,11 @@ class Clients:
                 self._round(ahead)
         print("open", flush=True)
         while time.monotonic() - began < LONGEST_S:
-            if self._round(EVERY_S / TURNS) or all(kind == "reading" for _, kind, _ in self._open.values()):
+            if self._round(EVERY_S / TURNS) or not self._open:
                 break
         self._again = False
         self._round(0.0)  # one last look
-        self.seen.left = [kind for _, kind, _ in self._open.values() if kind != "reading"]
+        self.seen.left = [kind for _, kind, _ in self._open.values()]
 
     def _round(self, for_s: float) -> bool:
         """Take in for so long who was closed, and send what is due; whether the standard input has ended."""
@@ -94,14 +102,14 @@ class Clients:
         ended = False
         while not ended:
             left = until - time.monotonic()
-            for number, _ in self._watched.poll(max(left, 0.0), 4096):
-                self._watched.unregister(number)
-                client, kind, since = self._open.pop(number)
-                client.close()
-                self.seen.closed += 1
-                self.seen.slowest_s = max(self.seen.slowest_s, time.monotonic() - since)
-                if self._again:
-                    self.connect(kind)
+            for number, events in self._watched.poll(max(left, 0.0), 4096):
+                if events == select.EPOLLIN:  # nothing but an answer
+                    if number in self._silent:
+                        self._silent.discard(number)
+                        client, kind, _ = self._open[number]
+                        self._open[number] = client, kind, time.monotonic()
+                    continue
+                self._closed(number)
             ended = bool(select.select([sys.stdin], [], [], 0.0)[0])
             if left <= 0.0:
                 break
@@ -109,10 +117,24 @@ class Clients:
             self._due = time.monotonic() + EVERY_S / TURNS
             self._turn = (self._turn + 1) % TURNS
             for number, (client, kind, _) in self._open.items():
-                if number % TURNS == self._turn and (more := KINDS[kind][1]):
+                if number % TURNS == self._turn:
                     with contextlib.suppress(OSError):
-                        client.send(more)
+                        if kind == "sipping":
+                            client.recv(1)
+                        elif more := KINDS[kind][1]:
+                            client.send(more)
         return ended
+
+    def _closed(self, number: int) -> None:
+        self._watched.unregister(number)
+        self._silent.discard(number)
+        client, kind, since = self._open.pop(number)
+        client.close()
+        seen = self.seen
+        seen.closed += 1
+        seen.slowest_s[kind] = max(seen.slowest_s.get(kind, 0.0), time.monotonic() - since)
+        if self._again:
+            self.connect(kind)
 
 
 @contextlib.contextmanager

@@ -62,6 +62,7 @@ class GuardTrip(msgspec.Struct, frozen=True, tag=True):
     requests: int
     errors: int
     at_ns: int
+    log_e: float = 0.0  # of the worker's own bet; 0 where thresholds are enforced as they are
 
 
 class Pair(msgspec.Struct, frozen=True, array_like=True):

@@ -22,12 +22,13 @@ WORSE_LOG_E = log(1e3)  # of the bet, for the trip
 class Trip:
     """What a window said when it tripped."""
 
-    __slots__ = ("errors", "reason", "requests")
+    __slots__ = ("errors", "log_e", "reason", "requests")
 
     def __init__(self, reason: str, requests: int, errors: int) -> None:
         self.reason = reason
         self.requests = requests
         self.errors = errors
+        self.log_e = 0.0  # of the bet that bore it out; none does where thresholds are enforced as they are
 
 
 class LocalGuard:
@@ -117,6 +118,7 @@ class LocalGuard:
             return None
         self.stop_until = now + STOP_S
         trip, self._pending = self._pending, None
+        trip.log_e = highest
         return trip
 
     def _looks_worse(self, canary: HealthWindow) -> bool:

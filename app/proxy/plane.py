@@ -332,6 +332,7 @@ class Plane:
                 trip.requests,
                 trip.errors,
                 self.wall_ns(),
+                trip.log_e,
             )
         )
 

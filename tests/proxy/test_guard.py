@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from app.domain.model import Guard
-from app.proxy.guard import STOP_S, UNPROVEN_STOP_S, LocalGuard
+from app.proxy.guard import STOP_S, UNPROVEN_STOP_S, WORSE_LOG_E, LocalGuard
 
 GUARD = Guard(error_rate=0.05, latency_p99_ms=500.0, window=100, min_requests=20)
 
@@ -34,6 +34,7 @@ def test_a_stop_that_the_bet_bears_out_is_told_and_lasts() -> None:
     trip = guard.close_batch(1.0)
     assert trip is not None
     assert (trip.requests, trip.errors) == (20, 20)
+    assert trip.log_e >= WORSE_LOG_E
     assert guard.stopped(1.0 + STOP_S - 0.1)
     assert not guard.stopped(1.0 + STOP_S)
     assert guard.close_batch(2.0) is None  # once

@@ -213,8 +213,13 @@ async def test_outcomes_join_whether_they_come_before_or_after_their_prediction(
     await asyncio.to_thread(eventually, joined, 15.0, "all outcomes joined")
     again = await asyncio.to_thread(gateway.admin, "POST", "/feedback", outcomes[0])
     assert again.json()["duplicates"] == 1
-    performance = await asyncio.to_thread(gateway.get, "/admin/models/labelled/performance")
-    assert performance["versions"], performance
+    # Once they are as old as the horizon: then they are judged.
+    await asyncio.to_thread(
+        eventually,
+        lambda: gateway.get("/admin/models/labelled/performance")["versions"],
+        15.0,
+        "performance of mature labels",
+    )
 
 
 async def test_traffic_goes_on_while_the_control_process_is_dead(gateway: RunningGateway) -> None:

@@ -1,10 +1,12 @@
-"""The disk under the journal is full while a worker serves: the declared policy, counted, and back to normal with the first free block."""
+"""A disk is full, or fails: under the journal the declared policy, counted, and back to normal with the first free block; under PostgreSQL
+nothing that a client could notice, and every record lands once there is room.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,11 @@ from app.domain.model import Match, Model, Version
 from app.domain.policy import JournalPolicy
 from app.journal.reader import Journal
 from tests.client import Answer, load, post
+from tests.faults.small_disk import cramped_postgres, skip_unless_mountable
+from tests.faults.traffic import Database, Traffic, accounted, credit, predict
 from tests.misbehaving import MisbehavingUpstream
+from tests.ports import free_port
+from tests.system import RunningGateway, running_gateway
 from tests.worker import RunningWorker, eventually, running_worker
 
 BODY = b'{"x": "' + b"y" * 4000 + b'"}'
@@ -27,11 +33,9 @@ def on_small_disk(directory: Path) -> tuple[str, ...]:
     return ("unshare", "-m", "sh", "-c", mount, "sh")
 
 
-@pytest.fixture(autouse=True)
-def _can_mount(tmp_path: Path) -> None:
-    probe = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
-    if probe.returncode and os.geteuid() != 0:
-        pytest.skip("only root can mount a file system of a limited size")
+@pytest.fixture
+def _can_mount() -> None:
+    skip_unless_mountable()
 
 
 def in_namespace(worker: RunningWorker) -> Journal:
@@ -70,6 +74,7 @@ def dropped(journal: Journal) -> dict[str, int]:
     return totals
 
 
+@pytest.mark.usefixtures("_can_mount")
 async def test_with_policy_serve_every_request_is_answered_and_each_lost_record_counted(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -103,6 +108,7 @@ def _kept_again(worker: RunningWorker) -> bool:
     return answer.status == 200 and len(worker.predictions("m")) == before + 1
 
 
+@pytest.mark.usefixtures("_can_mount")
 async def test_with_policy_refuse_a_full_journal_is_503_and_what_is_answered_is_kept(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -131,3 +137,118 @@ async def test_with_policy_refuse_a_full_journal_is_503_and_what_is_answered_is_
             "figure",
             f"refuse: {len(refused)} of 600 refused with 503, {len(lost)} answered without a record (under way as it filled), counted",
         )
+
+
+# ---- fsync fails
+
+
+def metric(gateway: RunningGateway, name: str) -> float:
+    """The sum of all its series."""
+    lines = gateway.admin("GET", "/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if re.split("[{ ]", line)[0] == name)
+
+
+def of_outcome(gateway: RunningGateway, prediction_id: str) -> int:
+    return gateway.admin("POST", "/feedback", {"prediction_id": prediction_id, "ground_truth": 1}).status_code
+
+
+@pytest.mark.parametrize("on_full", ["serve", "refuse"])
+async def test_a_disk_that_fails_to_sync_is_told_by_policy_and_works_again_when_it_does(
+    tmp_path: Path, v1: MisbehavingUpstream, on_full: str, record_property: Callable[[str, object], None]
+) -> None:
+    failing = tmp_path / "failing"
+    environment = {
+        "PYTHONPATH": str(Path(__file__).parent / "failing_fsync"),
+        "FAILING_FSYNC": str(failing),
+    }
+    journal = {"fsync": "always", "on_full": on_full}
+    with running_gateway(
+        tmp_path, credit(v1), port=free_port(), environment=environment, journal=journal
+    ) as gateway:
+        children = set(gateway.children())
+        before = await load(gateway.port, [predict("u")] * 20, connections=4)
+        assert {a.status for a in before} == {200}
+        known = before[0].headers["x-prediction-id"]
+        assert await asyncio.to_thread(of_outcome, gateway, known) == 202
+
+        failing.touch()
+        meanwhile = await load(gateway.port, [predict("u")] * 200, connections=4)
+        told = [
+            await asyncio.to_thread(of_outcome, gateway, a.headers["x-prediction-id"]) for a in before[1:6]
+        ]
+        refused = [a for a in meanwhile if a.status == 503]
+        answered = [a for a in meanwhile if a.status == 200]
+        # An outcome is acknowledged once it is safe, by either policy.
+        assert set(told) == {503}
+        if on_full == "serve":
+            assert len(answered) == 200
+        else:  # not one answer without a safe record
+            assert len(refused) == 200
+            assert {a.headers["x-gateway-error"] for a in refused} == {"overloaded"}
+        errors = await asyncio.to_thread(metric, gateway, "gateway_journal_fsync_errors_total")
+        assert errors > 0
+
+        failing.unlink()
+        await asyncio.to_thread(eventually, lambda: _served_again(gateway), 10.0, "service on a sound disk")
+        after = await load(gateway.port, [predict("u")] * 20, connections=4)
+        assert {a.status for a in after} == {200}
+        assert await asyncio.to_thread(of_outcome, gateway, known) == 202
+        accounts = await asyncio.to_thread(gateway.settled)
+        assert accounts["received"] == accounts["stored"] + sum(accounts["dropped"].values())
+        assert set(gateway.children()) == children  # nobody fell and was started again
+        record_property(
+            "figure",
+            f"fsync fails, {on_full}: of 200 requests {len(answered)} answered, {len(refused)} refused with 503; feedback 503; "
+            f"{errors:.0f} errors counted",
+        )
+
+
+def _served_again(gateway: RunningGateway) -> bool:
+    (answer,) = asyncio.run(load(gateway.port, [predict("u")]))
+    return answer.status == 200
+
+
+# ---- PostgreSQL's disk is full
+
+
+@pytest.mark.parametrize("log_too", [False, True], ids=["tables", "tables and log"])
+async def test_a_full_disk_under_postgres_delays_only_the_records(
+    tmp_path: Path, v1: MisbehavingUpstream, log_too: bool, record_property: Callable[[str, object], None]
+) -> None:
+    skip_unless_mountable()
+    with cramped_postgres(160, log_too=log_too) as server:
+        database = await Database.made(server)
+        with running_gateway(tmp_path, credit(v1), port=free_port(), store={"url": database.url}) as gateway:
+            children = set(gateway.children())
+            async with Traffic(gateway.port) as traffic:
+                await traffic.more(100)
+                began = len(traffic.answers)
+                async with asyncio.timeout(60):
+                    # What the server still frees is filled as well, until it takes nothing any more.
+                    while (accounts := await asyncio.to_thread(gateway.accounting))["pending"] < 300:
+                        await asyncio.to_thread(server.disk.fill)
+                        await asyncio.sleep(0.1)
+                assert server.disk.free == 0
+                outcome = {"prediction_id": traffic.ids[0], "ground_truth": 1}
+                receipt = await asyncio.to_thread(gateway.admin, "POST", "/feedback", outcome)
+                assert (receipt.status_code, receipt.json()["accepted"]) == (202, 1)
+                await traffic.more(200)
+                full = len(traffic.answers) - began
+                begun = time.monotonic()
+                server.disk.make_room()
+                if server.process is not None and server.process.poll() is not None:
+                    await asyncio.to_thread(server.start)  # it may have given up
+                await traffic.more(100)
+            traffic.all_good()
+            assert accounts["dropped"] == {}
+            accounts = await accounted(gateway, database, traffic.ids)
+            took = time.monotonic() - begun
+            assert accounts["received"] == accounts["stored"] == len(traffic.ids) + 1
+            assert (accounts["dropped"], accounts["quarantined"]) == ({}, 0)
+            assert len(await database.stored()) == len(traffic.ids)
+            assert set(gateway.children()) == children
+            record_property(
+                "figure",
+                f"PostgreSQL's disk full ({'tables and log' if log_too else 'tables'}): {full} answers meanwhile, the slowest in "
+                f"{traffic.slowest_ms():.0f} ms, none failed; all stored {took:.1f} s after there was room",
+            )

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from app.domain.prediction import format_id
+from app.journal.reader import Journal
+from app.journal.records import PredictionRecord, decode
 from tests.faults.traffic import Traffic, credit
 from tests.misbehaving import MisbehavingUpstream
 from tests.ports import free_port
@@ -70,3 +73,44 @@ async def test_two_hundred_kills_at_random_times_lose_nothing_that_was_answered(
         f"{rounds} kills ({everything} of everything), {len(answered)} answered, 0 lost, 0 doubled, "
         f"{accounts['dropped'].get('interrupted', 0)} records cut before their answer left",
     )
+
+
+async def test_a_journal_damaged_while_nobody_ran_costs_what_the_damage_covers(
+    tmp_path: Path, v1: MisbehavingUpstream
+) -> None:
+    """A disk lost blocks when the machine went down: the rest is stored after the restart, and the accounts say what is missing."""
+    with running_gateway(tmp_path, credit(v1), port=free_port()) as gateway:
+        async with Traffic(gateway.port) as traffic:
+            await traffic.more(100)
+            os.kill(gateway.child("control"), signal.SIGSTOP)  # the recorder reads nothing more
+            await traffic.more(400)
+        traffic.all_good()
+        await asyncio.to_thread(gateway.kill_everything)
+
+        journal = Journal(tmp_path / "data" / "journal")
+        (segment,) = [one for one in journal.segments() if one.writer.startswith("w")]
+        entries = journal.read(segment, 0, 1 << 30).entries
+        assert len(entries) >= 400
+        flipped, zeroed = entries[-200], entries[-100]
+        with segment.path.open("r+b") as file:
+            file.seek(flipped.next_offset - 1)
+            file.write(bytes((flipped.data[-1] ^ 1,)))
+            file.seek(zeroed.offset)
+            file.write(bytes(4096))
+        taken = {
+            format_id(record.prediction_id)
+            for record in map(decode, [flipped.data, *(one.data for one in entries[-100:])])
+            if isinstance(record, PredictionRecord)
+        }
+        assert len(taken) == 101
+
+        await asyncio.to_thread(gateway.start_again)
+        async with Traffic(gateway.port) as again:
+            await again.more(50)
+        again.all_good()
+        accounts = await asyncio.to_thread(gateway.settled, 60.0)
+        found = stored(gateway)
+    assert set(found) == {*traffic.ids, *again.ids} - taken
+    assert max(found.values()) == 1
+    assert sum(accounts["dropped"].values()) == len(taken)
+    assert accounts["received"] == accounts["stored"] + len(taken) == len(traffic.ids) + len(again.ids)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from app.domain.policy import JournalPolicy
 from app.domain.prediction import format_id, uuid7
 from app.journal.format import entry
 from app.journal.reader import Journal
-from app.journal.records import PredictionRecord, encode
+from app.journal.records import PredictionRecord, decode, encode
 from app.journal.writer import Writer
 from tests.faults.dying_recorder import POINTS
 
@@ -70,6 +71,35 @@ def written(directory: Path) -> list[str]:
         file.write(torn[: len(torn) // 2])
     assert last.segment > 3
     return [format_id(one.prediction_id) for one in records]
+
+
+def spoilt(directory: Path) -> set[str]:
+    """Damages four segments in their middle, as a failing disk or a lost block does; the records that this takes."""
+    segments = Journal(directory).segments()[1:5]
+    taken: set[str] = set()
+    for kind, segment in zip(("a bit", "zeros", "noise", "an end"), segments, strict=True):
+        found = Journal(directory).read(segment, 0, 1 << 30).entries
+        place = len(found) // 3
+        here = found[place]
+        with segment.path.open("r+b") as file:
+            match kind:
+                case "a bit":  # of a payload: its entry alone
+                    file.seek(here.next_offset - 1)
+                    file.write(bytes((here.data[-1] ^ 1,)))
+                case "zeros":
+                    file.seek(here.offset)
+                    file.write(bytes(1024))
+                case "noise":  # where a length should be
+                    file.seek(here.offset)
+                    file.write(b"\xff" * 512)
+                case _:
+                    file.truncate(here.offset + 3)
+        gone = found[place : place + 1] if kind == "a bit" else found[place:]
+        for one in gone:
+            record = decode(one.data)
+            assert isinstance(record, PredictionRecord)
+            taken.add(format_id(record.prediction_id))
+    return taken
 
 
 class Recorders:
@@ -135,3 +165,33 @@ async def test_a_recorder_killed_at_every_point_stores_each_record_once(
     )  # the torn ones, of which no client saw an answer
     assert not any(name.endswith(".seg") for name in os.listdir(directory))
     print(f"{deaths} deaths, {len(expected)} records")
+
+
+async def test_damage_in_the_middle_costs_what_it_covers_and_the_accounts_add_up(
+    tmp_path: Path, store_url: str, record_property: Callable[[str, object], None]
+) -> None:
+    directory = tmp_path / "journal"
+    written_ids = written(directory)
+    taken = spoilt(directory)
+    assert 4 < len(taken) < RECORDS // 4
+    with Recorders(store_url, directory) as recorders:
+        for point in POINTS:
+            await asyncio.to_thread(recorders.run, point, 2)
+        assert await asyncio.to_thread(recorders.run, "never") == 0
+    store = await open_store(store_url)
+    try:
+        found = [row["prediction_id"] for row in await store.recent("credit", "v1", None, 10**6)]
+        ledger = await store.ledger("test-host")
+    finally:
+        await store.close()
+    # Whatever can be read is stored, in damaged segments up to the damage and in all others; and once.
+    assert sorted(found) == sorted(set(written_ids) - taken)
+    assert ledger.stored == len(found)
+    # Five places where reading went wrong, of which one, the torn tail, was never counted as received; the rest was and never came.
+    assert ledger.dropped == {"torn": 5, "interrupted": len(taken) - 5}
+    assert ledger.received == ledger.stored + sum(ledger.dropped.values()) == RECORDS
+    assert not any(name.endswith(".seg") for name in os.listdir(directory))
+    record_property(
+        "figure",
+        f"4 segments damaged in the middle: {len(found)} of {RECORDS} stored, {len(taken)} told as lost",
+    )

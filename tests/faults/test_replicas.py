@@ -63,9 +63,11 @@ async def test_another_replica_takes_a_dead_leaders_lease_within_ten_seconds_and
     redis_url: str,
     v1: MisbehavingUpstream,
     v2: MisbehavingUpstream,
+    record_property: Callable[[str, object], None],
 ) -> None:
     database = await Database.made(postgres_server)
-    canary = {"stages": [50, 100], "dwell_s": 2, "min_requests": 20}
+    # Without the control mirror: a comparison of latencies on a busy machine is not what this is about.
+    canary = {"stages": [50, 100], "dwell_s": 2, "min_requests": 20, "control": {"sample": 0.0}}
     with two(tmp_path, credit(v1, v2, canary=canary), database, redis_url) as (first, second):
         reply = await asyncio.to_thread(
             first.admin, "POST", "/admin/models/credit/rollouts", {"candidate": "v2", "reason": "test"}
@@ -73,14 +75,17 @@ async def test_another_replica_takes_a_dead_leaders_lease_within_ten_seconds_and
         assert reply.status_code == 201, reply.text
         rollout = f"/admin/models/credit/rollouts/{reply.json()['id']}"
         leader = await asyncio.to_thread(eventually, lambda: holder(redis_server))
-        await asyncio.to_thread(first.kill_everything)
         async with Traffic(second.port) as traffic:
+            await traffic.more(50)
+            begun = time.monotonic()
+            await asyncio.to_thread(first.kill_everything)
             await asyncio.to_thread(
                 eventually,
                 lambda: holder(redis_server) not in (None, leader),
                 10.0,
                 "another holder of the lease",
             )
+            record_property("figure", f"another held the lease after {time.monotonic() - begun:.1f} s")
             await asyncio.to_thread(
                 eventually, lambda: second.get(rollout)["state"] == "promoted", 60.0, "the promotion"
             )
@@ -314,9 +319,13 @@ async def test_a_change_of_flags_reaches_every_worker_of_every_replica(
             client.writer.close()
         await admin.aclose()
         took.sort()
+        p99 = took[int(len(took) * 0.99)]
+        # By word of Redis at once; without it by looking at the store every `RECONCILE_S`.
+        assert p99 < (1.0 if changes >= 100 else 5.0)
+        assert max(*paused, *gone) < RECONCILE_S + (1.0 if changes >= 100 else 5.0)
         figure = (
             f"{changes} changes of flags to {len(clients)} workers of 2 replicas, from the request to the first answer by it: "
-            f"p50 {took[len(took) // 2] * 1000:.0f} ms, p99 {took[int(len(took) * 0.99)] * 1000:.0f} ms, longest "
+            f"p50 {took[len(took) // 2] * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms, longest "
             f"{took[-1] * 1000:.0f} ms; Redis paused: longest {max(paused):.1f} s (polling {RECONCILE_S:.0f} s); Redis gone: longest "
             f"{max(gone):.1f} s, {len(here.answers) + len(there.answers)} requests meanwhile, none failed"
         )

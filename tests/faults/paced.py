@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,16 +45,13 @@ class Seen:
         """Good answers a second."""
         return self.statuses().get(200, 0) / self.seconds
 
-    def normal_from(self, p99_ms: float) -> int:
-        """The second from which on all requests are answered well and no second's p99 is above this."""
-        by_second: defaultdict[int, list[tuple[int, float]]] = defaultdict(list)
-        for second, status, ms in self.answers:
-            by_second[second].append((status, ms))
-        since = 0
-        for second, found in sorted(by_second.items()):
-            if {status for status, _ in found} != {200} or quantile([ms for _, ms in found], 0.99) > p99_ms:
-                since = second + 1
-        return since
+    def normal_from(self, p99_ms: float) -> float:
+        """The second from which on all requests are answered well and their p99 is not above this; infinity when there is none."""
+        for since in range(int(self.seconds) - 1):  # two seconds' answers at least
+            rest = [(status, ms) for second, status, ms in self.answers if second >= since]
+            if {status for status, _ in rest} == {200} and quantile([ms for _, ms in rest], 0.99) <= p99_ms:
+                return since
+        return math.inf
 
 
 class _Watched(LoadRun):

@@ -28,8 +28,13 @@ _HEAD = """# Faults survived
 Real processes over real sockets, loopback only. A figure is what the last run measured on the machine named below, the tests' clients and
 servers on the same cores; a verdict is `holds` only if every test of the row ran and passed.
 
+`make faults` runs each test that takes time twice. The short form is that of `make test`, which must not fail because a machine is busy: it
+asks for counts, and for orders of magnitude of time. The long form asks for all that the row promises: deadlines within a tenth, the end of
+a call within a second, goodput, p99, memory.
+
 Ratios of latencies (rows 6 and 9) are those of `benchmarks/slow_clients.py` and `benchmarks/shadow_faults.py`: the worker has a core of its
-own; clients, attackers and model servers run in processes of their own on the others. Each is the median over rounds that take turns.
+own; clients, attackers and model servers run in processes of their own on the others. Each is the median over rounds that take turns. The
+long form of row 31 is laid out the same way. Of a client that is slow to read, time counts from the first byte of its answer.
 
 """
 

@@ -82,7 +82,8 @@ async def test_a_failing_shadow_is_bounded_and_leaves_nothing_behind(
         # Both share two cores with the servers and clients of this test: an order of magnitude counts here.
         assert ratio < 10
         assert grown < 64
-        assert 0 < most[0] <= AT_ONCE
+        assert most[0] <= AT_ONCE
+        assert most[0] > 0 or behaviour not in ("hang", "drip", "slow")  # others are gone before one can look
         # Each copy was sent, at most so many at a time, or it was counted why not; those that failed are counted by how.
         await asyncio.to_thread(all_copies_ended, worker, totals, asked)
         errors = [copy.error for copy in copies(worker)]

@@ -95,7 +95,8 @@ class ShadowSection(Section):
     noise_sample: Share = Field(
         default=0.01,
         description="Share of requests that production answers twice while it is compared with a shadow or a canary: "
-        "how much it differs from itself.",
+        "how much it differs from itself. More at the beginning of a canary, up to its control's max_share; 0: none, and then pairs say "
+        "nothing of latency.",
     )
 
 

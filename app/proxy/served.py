@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from app.proxy.plane import Plane
 
 
+OWN_PAIRS = 100  # by each worker, twice what the evidence needs for a first margin
+
+
 class Served:
     """A model as this worker serves it under one set of flags. Connections, counters and windows live on from one to the next."""
 
@@ -80,6 +83,12 @@ class Served:
         # How often production is asked twice while it is compared with anything.
         compared = bool(self.shadow_versions) or self.compares
         self.noise: float = model.shadow.noise_sample if compared else 0.0
+        # Pairs of production with itself still to be made at the beginning of a canary: without them its pairs cannot be judged.
+        self.own_pairs_due: int = OWN_PAIRS if self.compares and self.noise > 0.0 else 0
+        if before is not None and keep and before.compares:
+            self.own_pairs_due = before.own_pairs_due
+        if self.own_pairs_due:
+            self.noise = max(self.noise, control.max_share)
         self.votes: KeyVotes | None = before.votes if before is not None else None
         if model.evidence.unit != "key" or model.routing_key.source == "prediction_id":
             self.votes = None
@@ -87,6 +96,13 @@ class Served:
             self.votes = KeyVotes()
         self._labels: dict[tuple[str, str], bytes] = {}
         self._tracks: dict[tuple[str, str, bool], Track] = {}
+
+    def asked_twice(self) -> None:
+        """One more request was answered by production twice."""
+        if self.own_pairs_due:
+            self.own_pairs_due -= 1
+            if not self.own_pairs_due:
+                self.noise = self.model.shadow.noise_sample
 
     def _upstreams(self, before: Served | None, *, shadow: bool) -> dict[str, Upstream]:
         old = {} if before is None else before.shadow_upstreams if shadow else before.upstreams

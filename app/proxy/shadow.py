@@ -277,8 +277,12 @@ class Shadows:
         elif exchange.role == "canary":
             if served.within_control_budget(place):
                 self._start(exchange, served.flags.production, "control", attempt, largest)
-        elif exchange.role == "production" and place < served.noise:
-            self._start(exchange, exchange.version, "control", attempt, largest)
+        elif (
+            exchange.role == "production"
+            and place < served.noise
+            and self._start(exchange, exchange.version, "control", attempt, largest)
+        ):
+            served.asked_twice()
 
     def _production_tried(self, exchange: Exchange, attempt: Attempt, largest: int) -> None:
         """The canary failed, and production answered in its stead: a pair as any other, drawn as any other. Where the client left before
@@ -311,6 +315,8 @@ class Shadows:
         if not self._may_start(exchange, version, "control"):
             return None
         self.running[key] = self.running.get(key, 0) + 1
+        if exchange.role == "production":
+            served.asked_twice()
         twin = Twin(self, exchange, version)
         twin.attempt.upstream.start(twin.attempt)
         return twin

@@ -11,7 +11,6 @@ import numpy as np
 from app.domain.evidence.pairs import (
     SCORE_STAKES,
     SIDE_STAKES,
-    UNMEASURED_MARGIN,
     OrderEffect,
     score_growth,
     side_growth,
@@ -21,6 +20,7 @@ from benchmarks.detection.simulate import course
 from benchmarks.detection.stakes import delays, log_es
 from benchmarks.detection.worlds import Floats, Setting
 
+UNMEASURED_MARGIN = float(np.log(1.1))  # a guess where nothing is measured; the engine does not bet then
 NOISE_SIGMA = 0.3  # of log latency, by call
 A_A_PAIRS = 1000  # of production with itself, known before
 BATCH = 10  # pairs, or labels, a look
@@ -67,7 +67,9 @@ def order(setting: Setting, pairs: int = 4000) -> OrderCourse:
         for first, second in zip(*np.exp(noise + np.array([[effect], [0.0]])), strict=True):
             known.add(MirroredPair("v1", False, False, int(1e5 * first), int(1e5 * second)))
         d = rng.normal(0.0, NOISE_SIGMA * np.sqrt(2.0), (ticks, BATCH)) + effect + np.log(setting.ratio)
-        growth[MEASURED].append(score_growth(d, *known.latency_margins()))
+        margins = known.latency_margins()
+        assert margins is not None
+        growth[MEASURED].append(score_growth(d, *margins))
         growth[UNMEASURED].append(score_growth(d, UNMEASURED_MARGIN, UNMEASURED_MARGIN))
         growth[NONE].append(score_growth(d))
     log_e = {name: log_es(np.stack(g), SCORE_STAKES) for name, g in growth.items()}

@@ -22,8 +22,9 @@ from app.domain.evidence.bets import (
     label_factors,
     reference_weights,
 )
-from app.domain.evidence.pairs import SCORE_STAKES, UNMEASURED_MARGIN, score_growth
+from app.domain.evidence.pairs import SCORE_STAKES, score_growth
 from app.domain.evidence.tick import BELOW_10_MS, BUCKETS, RATIO
+from benchmarks.detection.paired import UNMEASURED_MARGIN
 from benchmarks.detection.stakes import delays, log_es
 from benchmarks.detection.worlds import MEDIAN_MS, Floats, Setting
 

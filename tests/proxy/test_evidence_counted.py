@@ -15,6 +15,7 @@ from app.domain.evidence.tick import latency_bucket
 from app.domain.flags import Flags
 from app.domain.model import Canary, ControlMirror, EvidencePolicy, Guard, Match, Model, RoutingKey, Version
 from app.link.messages import Frames, Pair, Pairs, Tick, VersionTick, decode_upward
+from app.proxy.served import OWN_PAIRS
 from tests.client import load, post
 from tests.misbehaving import MisbehavingUpstream
 from tests.worker import RunningWorker, running_worker
@@ -138,6 +139,20 @@ async def test_production_answers_a_sample_of_its_requests_twice_while_it_is_com
         # Of about 540 requests of production a fifth: 5 standard errors.
         assert abs(own - 108) < 5 * (540 * 0.2 * 0.8) ** 0.5
         assert {pair.second for pair in link.pairs} == {"v1"}
+
+
+async def test_at_a_canarys_beginning_production_is_compared_with_itself_more_often_until_there_is_a_margin() -> (
+    None
+):
+    with MisbehavingUpstream(default="ok") as server:
+        mirrored = Canary(control=ControlMirror(sample=1.0, max_share=0.5))
+        one = model(server.url, server.url, canary=mirrored)
+        sampled = replace(one, shadow=replace(one.shadow, noise_sample=1e-9))
+        async with heard(sampled, canary(10.0)) as (worker, link):
+            for _ in range(2):  # a hundred of the first three hundred or so, and none of what comes later
+                await load(worker.port, [post("/m/predict") for _ in range(400)])
+                await link.until(lambda: sum(pair.version == "v1" for pair in link.pairs) == OWN_PAIRS)
+        assert sum(pair.version == "v1" for pair in link.pairs) == OWN_PAIRS
 
 
 async def test_without_a_comparison_nothing_is_answered_twice() -> None:

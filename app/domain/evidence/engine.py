@@ -124,7 +124,8 @@ class Snapshot:
     decisive_metric: str  # the largest term of the sum
     metrics: tuple[MetricSnapshot, ...]
     counts: Mapping[str, int | None]
-    latency_margins: tuple[float, float]  # of the pairs, log ratios: for the sign and for the size
+    # Of the pairs, log ratios: for the sign and for the size. None while too few A/A pairs are known to bet on latency at all.
+    latency_margins: tuple[float, float] | None
     order_effect_pairs: int  # A/A pairs behind them
 
     @property
@@ -269,9 +270,10 @@ class Engine:
             worse = sum(p.error and not p.control_error for p in trial)
             better = sum(p.control_error and not p.error for p in trial)
             growth["paired_errors"] = side_growth(worse, better, self.order_effect.error_side())
-        if trial and "paired_latency" in self.stakes:
+        margins = self.order_effect.latency_margins()
+        if trial and "paired_latency" in self.stakes and margins is not None:
             differences = [math.nan if (d := log_ratio(p)) is None else d for p in trial]
-            growth["paired_latency"] = score_growth(differences, *self.order_effect.latency_margins())
+            growth["paired_latency"] = score_growth(differences, *margins)
         self.tally.pairs += len(trial)
         for pair in ordered:
             if pair.version == self.production:

@@ -77,10 +77,10 @@ async def test_a_failing_shadow_is_bounded_and_leaves_nothing_behind(
                 alone += await took(worker, "alone", 60)
                 shadowed += await took(worker, "shadowed", 60)
         asked += len(shadowed)
-        ratio = quantile(shadowed, 0.99) / quantile(alone, 0.99)
         grown = peak_mib(worker.process.pid) - resident
-        # Both share two cores with the servers and clients of this test: an order of magnitude counts here.
-        assert ratio < 10
+        # Both share two cores, and one interpreter, with the servers and clients of this test: only what waits for a shadow, which takes
+        # up to 1.5 s, can be told from that here. Its cost is measured below.
+        assert quantile(shadowed, 0.99) < max(10 * quantile(alone, 0.99), 0.4)
         assert grown < 64
         assert most[0] <= AT_ONCE
         assert most[0] > 0 or behaviour not in ("hang", "drip", "slow")  # others are gone before one can look
@@ -110,7 +110,7 @@ async def most_connections(port: int) -> AsyncIterator[list[int]]:
             fields = (line.split() for line in lines)
             here = sum(to.endswith(f":{port:04X}") and state == "01" for _, _, to, state, *_ in fields)
             most[0] = max(most[0], here)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)  # the list is long
 
     looking = asyncio.create_task(look())
     try:

@@ -182,8 +182,9 @@ async def test_a_disk_that_fails_to_sync_is_told_by_policy_and_works_again_when_
         assert set(told) == {503}
         if on_full == "serve":
             assert len(answered) == 200
-        else:  # not one answer without a safe record
-            assert len(refused) == 200
+        else:  # but for what was under way as it failed, and with each new look at the disk: its record was dropped, and counted
+            assert len(refused) + len(answered) == 200
+            assert len(answered) <= 4 * 10
             assert {a.headers["x-gateway-error"] for a in refused} == {"overloaded"}
         errors = await asyncio.to_thread(metric, gateway, "gateway_journal_fsync_errors_total")
         assert errors > 0
@@ -195,6 +196,8 @@ async def test_a_disk_that_fails_to_sync_is_told_by_policy_and_works_again_when_
         assert await asyncio.to_thread(of_outcome, gateway, known) == 202
         accounts = await asyncio.to_thread(gateway.settled)
         assert accounts["received"] == accounts["stored"] + sum(accounts["dropped"].values())
+        if on_full == "refuse":
+            assert len(answered) <= sum(accounts["dropped"].values())
         assert set(gateway.children()) == children  # nobody fell and was started again
         record_property(
             "figure",

@@ -115,6 +115,7 @@ class Plane:
         self._replies: list[tuple[Replying, bytes, bool]] = []
         self._copies: list[tuple[Any, Attempt]] = []
         self._flush_due = False
+        self._ended = False
         self.departures = Departures(loop)
         self.ids = PredictionIds(os.urandom(32))
         self.wall_ns = wall_ns
@@ -140,6 +141,8 @@ class Plane:
 
     def record(self, record: Record, kind: str) -> None:
         """Journal it before this turn of the loop ends."""
+        if self._ended:  # a copy that is cut off by the process's own end
+            return
         self.journal.enqueue(record, kind)
         if not self._flush_due:
             self._flush_due = True
@@ -155,6 +158,8 @@ class Plane:
 
     def _flush(self) -> None:
         self._flush_due = False
+        if self._ended:
+            return
         journal = self.journal
         journal.flush()
         replies, self._replies = self._replies, []
@@ -351,6 +356,8 @@ class Plane:
                 upstream.sweep(now)
 
     def close(self) -> None:
+        """The journal is about to be closed: what ends later is nobody's answer any more, and leaves no record."""
+        self._ended = True
         for served in self.served.values():
             served.retire(None)
         self.control.close()

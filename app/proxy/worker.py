@@ -115,10 +115,10 @@ class Worker:
         await self._stop.wait()
         await self._drain(plane)
         link.publish()
-        plane.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        plane.close()
         journal.close()
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, plane: Plane) -> None:

@@ -72,6 +72,25 @@ async def test_a_request_longer_than_the_drain_does_not_hold_up_the_end(
         record_property("figure", f"with a request that hangs: ended after {took:.1f} s (drain_s 2)")
 
 
+async def test_copies_that_hang_at_the_end_leave_no_word_in_the_log(
+    tmp_path: Path, v1: MisbehavingUpstream, v2: MisbehavingUpstream
+) -> None:
+    """Their deadlines pass while the journal is being closed."""
+    v2.default = "hang"
+    models = credit(v1, v2, shadow={"timeout_s": 0.5, "max_concurrency": 64})
+    journal = {"fsync": "always"}
+    with running_gateway(
+        tmp_path, models, port=free_port(), server={"drain_s": 1}, journal=journal
+    ) as gateway:
+        await asyncio.to_thread(gateway.set_flags, "credit", shadow_versions=["v2"])
+        async with Traffic(gateway.port, clients=8, pause_s=0.005) as traffic:
+            await traffic.more(200)
+        traffic.all_good()
+        gateway.process.terminate()
+        assert await asyncio.to_thread(gateway.process.wait, 30) == 0
+        assert "Traceback" not in (tmp_path / "gateway.log").read_text()
+
+
 @pytest.mark.faults
 async def test_rolling_restarts_under_load_fail_no_request(
     tmp_path: Path, v1: MisbehavingUpstream, record_property: Callable[[str, object], None]

@@ -222,6 +222,7 @@ class _Control:
             yield Series("gateway_journal_records_total", (kind,), count)
         for reason, count in self.writer.dropped.items():
             yield Series("gateway_journal_dropped_total", (reason,), count)
+        yield Series("gateway_journal_fsync_errors_total", (), self.writer.fsync_errors)
 
     def _distribution_series(self) -> Iterator[Series]:
         """What Redis held that could not be read; flags that could be read and were refused are counted by the flags service."""

@@ -113,8 +113,12 @@ class RedisDistribution:
         found = {}
         for name, value in held.items():
             flags = self._read(value)
-            if flags is not None and flags.model.encode() == name:
+            if flags is None:
+                continue
+            if flags.model.encode() == name:
                 found[flags.model] = flags
+            else:
+                self._refuse(value)
         for mine in self._known():
             theirs = found.get(mine.model)
             if theirs is None or theirs.revision < mine.revision:
@@ -126,12 +130,15 @@ class RedisDistribution:
         if isinstance(value, bytes) and len(value) <= MAX_VALUE:
             with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return msgspec.json.decode(value, type=Flags)
+        self._refuse(value)
+        return None
+
+    def _refuse(self, value: object) -> None:
         self.refused += 1
         log.warning(
-            "Redis holds something that is no flags; it is refused",
+            "Redis holds something that is no flags, or not the model's; it is refused",
             size=len(value) if isinstance(value, bytes) else 0,
         )
-        return None
 
     async def ping(self) -> None:
         with translated():

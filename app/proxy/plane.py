@@ -161,9 +161,11 @@ class Plane:
         if self._ended:
             return
         journal = self.journal
-        journal.flush()
+        kept = journal.flush()
         replies, self._replies = self._replies, []
-        if journal.always:
+        if journal.refusing and not kept:  # of the whole group, and there is no answer without a record
+            _send(replies, True, False)
+        elif journal.always:
             journal.when_durable(partial(_send, replies, self.journal.refusing))
         else:
             _send(replies, False, True)

@@ -210,9 +210,14 @@ def test_errors_below_the_floor_are_accepted_however_good_production_is() -> Non
     assert above.is_worse
 
 
-def test_pairs_find_a_slow_candidate_when_nobody_else_is_left_to_compare_with() -> None:
+@pytest.mark.parametrize("own", [0, 100])
+def test_pairs_find_a_slow_candidate_when_nobody_else_is_left_to_compare_with(own: int) -> None:
+    """And say nothing of latency while it is unknown how much slower the first of two calls is by itself."""
     found = engine(metrics=("errors", "paired_latency"), sticky=True)
     rng = np.random.default_rng(8)
+    noise = np.exp(rng.normal(0.0, 0.3, (2, own)))
+    twice = [Mirrored("v1", latency_us=int(1e4 * a), control_latency_us=int(1e4 * b)) for a, b in noise.T]
+    found.advance(0, Look(pairs=[PairBatch("w0", 0, twice)]))
     for tick in range(1, 61):
         noise = np.exp(rng.normal(0.0, 0.3, (2, 5)))
         pairs = [Mirrored("v2", latency_us=int(2e4 * a), control_latency_us=int(1e4 * b)) for a, b in noise.T]
@@ -220,8 +225,9 @@ def test_pairs_find_a_slow_candidate_when_nobody_else_is_left_to_compare_with() 
         found.advance(
             tick, Look(batches=[Batch("w0", tick, (everything,))], pairs=[PairBatch("w0", tick, pairs)])
         )
-    assert found.snapshot().is_worse
-    assert found.snapshot().decisive_metric == "paired_latency"
+    assert found.snapshot().is_worse == (own > 0)
+    assert (found.snapshot().latency_margins is None) == (own == 0)
+    assert own == 0 or found.snapshot().decisive_metric == "paired_latency"
 
 
 def test_pairs_of_another_candidate_are_nothing_to_this_one() -> None:

@@ -149,9 +149,15 @@ async def test_at_a_canarys_beginning_production_is_compared_with_itself_more_of
         one = model(server.url, server.url, canary=mirrored)
         sampled = replace(one, shadow=replace(one.shadow, noise_sample=1e-9))
         async with heard(sampled, canary(10.0)) as (worker, link):
-            for _ in range(2):  # a hundred of the first three hundred or so, and none of what comes later
+            for asked in (
+                400,
+                800,
+            ):  # a hundred of the first three hundred or so, and none of what comes later
                 await load(worker.port, [post("/m/predict") for _ in range(400)])
                 await link.until(lambda: sum(pair.version == "v1" for pair in link.pairs) == OWN_PAIRS)
+                await link.until(
+                    lambda asked=asked: link.votes("v1", "production") + link.votes("v2", "canary") == asked
+                )
         assert sum(pair.version == "v1" for pair in link.pairs) == OWN_PAIRS
 
 

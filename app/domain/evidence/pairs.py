@@ -23,6 +23,7 @@ SIDES = (0.55, 0.65, 0.75, 0.9)  # probability that the candidate is the worse o
 LAMBDAS = (0.1, 0.2, 0.4, 0.8, 0.95)  # part of the stake put on a pair
 SIDE_STAKES: Floats = np.full(len(SIDES), 1.0 / len(SIDES))
 SCORE_STAKES: Floats = np.full(2 * len(LAMBDAS), 0.5 / len(LAMBDAS))
+LEAST_US = 10_000  # shorter latencies count as this one
 CLIP = 0.5  # |log ratio| from which a pair counts fully
 ENOUGH = 50  # A/A pairs, for a first margin; it is wide then, and narrows with each further pair
 SURE = 3.72  # standard errors: one-sided 1e-4
@@ -53,10 +54,13 @@ class PairBatch:
 
 
 def log_ratio(pair: Pair) -> float | None:
-    """Log of first over second latency; None when either failed, since a refusal is no fast answer."""
+    """Log of first over second latency; None when either failed, since a refusal is no fast answer.
+
+    Below `LEAST_US` there is no difference: a tenth of a millisecond on half a one is a fifth, and nobody's concern.
+    """
     if pair.error or pair.control_error or pair.latency_us <= 0 or pair.control_latency_us <= 0:
         return None
-    return math.log(pair.latency_us / pair.control_latency_us)
+    return math.log(max(pair.latency_us, LEAST_US) / max(pair.control_latency_us, LEAST_US))
 
 
 def side_growth(worse: ArrayLike, better: ArrayLike, null: float = 0.5) -> Floats:

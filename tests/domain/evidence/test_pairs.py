@@ -55,6 +55,21 @@ def test_a_pair_without_two_answers_is_no_latency_pair() -> None:
     assert log_ratio(Mirrored(control_error=True)) is None
     assert log_ratio(Mirrored(latency_us=0)) is None
     assert log_ratio(Mirrored(latency_us=20_000)) == pytest.approx(math.log(2.0))
+
+
+def test_below_ten_milliseconds_nothing_is_slower_than_anything() -> None:
+    """Else a model that takes 0.3 ms more than one of 1 ms would be taken back for it."""
+    assert log_ratio(Mirrored(latency_us=1_300, control_latency_us=1_000)) == 0.0
+    assert log_ratio(Mirrored(latency_us=20_000, control_latency_us=1_000)) == pytest.approx(math.log(2.0))
+    known = OrderEffect()
+    for _ in range(ENOUGH):
+        known.add(Mirrored(latency_us=900, control_latency_us=500))
+    margins = known.latency_margins()
+    assert margins is not None
+    assert np.all(score_growth([0.0] * 100, *margins) <= 0.0)
+
+
+def test_an_unknown_ratio_is_no_latency_pair() -> None:
     assert np.all(score_growth([math.nan, math.nan]) == 0.0)
 
 

@@ -321,8 +321,8 @@ async def test_a_change_of_flags_reaches_every_worker_of_every_replica(
         took.sort()
         p99 = took[int(len(took) * 0.99)]
         # By word of Redis at once; without it by looking at the store every `RECONCILE_S`.
-        assert p99 < (1.0 if changes >= 100 else 5.0)
-        assert max(*paused, *gone) < RECONCILE_S + (1.0 if changes >= 100 else 5.0)
+        assert p99 < (1.0 if changes >= 100 else 15.0)
+        assert max(*paused, *gone) < RECONCILE_S + (1.0 if changes >= 100 else 15.0)
         figure = (
             f"{changes} changes of flags to {len(clients)} workers of 2 replicas, from the request to the first answer by it: "
             f"p50 {took[len(took) // 2] * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms, longest "

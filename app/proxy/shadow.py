@@ -138,7 +138,6 @@ class Twin:
     """
 
     __slots__ = (
-        "_at_ns",
         "_ended",
         "_exchange",
         "_first",

@@ -45,6 +45,7 @@ class _Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # a stream transport by construction
+        self._link.opened(self)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -57,6 +58,7 @@ class _Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
+        self._link.ended(self)
         if not self.lost.done():
             self.lost.set_result(None)
 
@@ -83,17 +85,23 @@ class Link:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(2.0):
                     _, wire = await loop.create_unix_connection(lambda: _Wire(self), self._path)
-                self._wire = wire
-                self._heard_at = loop.time()
-                self._send(self._hello)
-                self._send_totals(0)
-                trips, self._unsent_trips = self._unsent_trips, []
-                for trip in trips:
-                    self._send(trip)
                 await wire.lost
-                self._wire = None
-                self.plane.dependencies_down = ["control"]
             await asyncio.sleep(RECONNECT_S)
+
+    def opened(self, wire: _Wire) -> None:
+        """Before anything is read from it, so that a question asked at once has where to be answered."""
+        self._wire = wire
+        self._heard_at = self.plane.loop.time()
+        self._send(self._hello)
+        self._send_totals(0)
+        trips, self._unsent_trips = self._unsent_trips, []
+        for trip in trips:
+            self._send(trip)
+
+    def ended(self, wire: _Wire) -> None:
+        if self._wire is wire:
+            self._wire = None
+            self.plane.dependencies_down = ["control"]
 
     async def publish_forever(self) -> None:
         """Once a second, at the turn of the second: evidence and totals."""

@@ -103,7 +103,8 @@ def main(arguments: list[str]) -> int:
     proofs = {proof for row in rows for proof in row.proofs}
     files = sorted({proof.partition("::")[0] for proof in proofs})
     there = [file for file in files if (ROOT / file).exists()]
-    options = ["-m", "not interop and not browser", "-n", "0", *there, *others]
+    patient = ["--timeout", "3600", "-o", "faulthandler_timeout=4000"]  # long forms take minutes each
+    options = ["-m", "not interop and not browser", "-n", "0", *patient, *there, *others]
     return int(pytest.main(options, plugins=[Report(rows)]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import time
 from types import TracebackType
 
 from app.link.messages import Ask, Frames, Series, Totals, decode_upward, frame
@@ -39,11 +40,13 @@ class WorkerTotals:
         assert self._link is not None
         nonce = next(self._nonces)
         self._link.sendall(frame(Ask(nonce)))
+        deadline = time.monotonic() + 10  # of the answer: other messages keep coming, each second
         while data := self._link.recv(1 << 20):
             for body in self._frames.feed(data):
                 message = decode_upward(body)
                 if isinstance(message, Totals) and message.nonce == nonce:
                     return message.series
+            assert time.monotonic() < deadline, "the worker does not answer a question"
         raise AssertionError("the worker closed its link")
 
     def value(self, name: str, *labels: str) -> float:

@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 
-.PHONY: compiled demo serve test check format lint types contracts docs lock servers interop browser screenshots faults bench setup clean
+.PHONY: compiled demo serve test check format lint types contracts docs lock servers interop browser stories screenshots faults bench setup clean
 
 demo: $(INSTALLED) ## Watch real models being released and rolled back (three minutes).
 	$(BIN)/python -m app demo $(ARGS)
@@ -47,6 +47,9 @@ interop: $(INSTALLED) servers ## Real model servers and clients of other project
 browser: $(INSTALLED) ## The dashboard in a real browser.
 	@$(BIN)/python -m tests.browser.environment
 	$(BIN)/python -m pytest -m browser -n 0 tests/browser $(ARGS)
+
+stories: $(INSTALLED) ## The demo and the guides, told whole as a newcomer follows them.
+	$(BIN)/python -m pytest -m stories -n 2 $(ARGS)
 
 screenshots: $(INSTALLED) ## Write docs/images while the ten minutes of README run.
 	@$(BIN)/python -m tests.browser.environment

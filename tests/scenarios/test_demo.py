@@ -68,6 +68,7 @@ def none_alive(family: set[tuple[int, str]]) -> bool:
     return not any(start and started(pid) == start for pid, start in family)
 
 
+@pytest.mark.stories
 def test_the_demo_tells_the_whole_story_with_no_failed_answer(tmp_path: Path) -> None:
     output = tmp_path / "output"
     with running_demo(output, "--once", "--speed", "4") as process:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
+
 from tests.guides import commands, said
 from tests.ports import free_port
 from tests.system import ROOT
+
+pytestmark = pytest.mark.stories
 
 GUIDE = ROOT / "docs" / "guides" / "feedback.md"
 

@@ -6,9 +6,13 @@ import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
+
 from tests.guides import commands, said
 from tests.ports import free_port
 from tests.system import ROOT
+
+pytestmark = pytest.mark.stories
 
 GUIDE = ROOT / "docs" / "guides" / "first-canary.md"
 PORTS = ("8080", "9001", "9002", "9003")

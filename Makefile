@@ -9,6 +9,9 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 
+# Where it is set, each of the hundreds of processes that the tests start would compile all of the sources again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: compiled demo serve test check format lint types contracts docs lock servers interop browser stories screenshots faults bench setup clean
 
 demo: $(INSTALLED) ## Watch real models being released and rolled back (three minutes).

@@ -35,6 +35,7 @@ class TrainingReads(RecordReads):
         until: datetime | None,
         version: str | None,
         as_of: datetime | None = None,
+        after: tuple[datetime, str] | None = None,
     ) -> AsyncIterator[list[Row]]:
         """No transaction stays open for as long as a client reads: each chunk is a query of its own, in a span of time that the
         counts say holds a few thousand rows.
@@ -53,29 +54,29 @@ class TrainingReads(RecordReads):
         wanted = [_P.model == model, _P.model_version.in_(versions), _P.ground_truth_timestamp.is_not(None)]
         wanted += within(predictions, since, until)
         for lower, upper in _spans(periods, since, until):
+            if after is not None and upper <= after[0]:
+                continue
             query = (
                 sa.select(*columns)
                 .where(*wanted, *within(predictions, lower, upper))
                 .order_by(_P.timestamp, _P.prediction_id)
                 .limit(_CHUNK)
             )
-            rows: list[Row] = []
             while True:
-                after = query
-                if rows:
-                    last = (rows[-1]["timestamp"], rows[-1]["prediction_id"])
-                    after = query.where(
-                        _P.timestamp >= last[0],
-                        sa.or_(_P.timestamp > last[0], _P.prediction_id > last[1]),
-                    )
+                following = query
+                if after is not None:
+                    beyond = sa.or_(_P.timestamp > after[0], _P.prediction_id > after[1])
+                    following = query.where(_P.timestamp >= after[0], beyond)
                 async with self.read() as connection:
-                    rows = await fetched(await connection.execute(after))
+                    rows = await fetched(await connection.execute(following))
                     known = rows if as_of is None else await _as_known(connection, rows, as_of)
                 if known:
                     yield [
                         {name: value for name, value in row.items() if name not in _ONLY_HERE}
                         for row in known
                     ]
+                if rows:
+                    after = rows[-1]["timestamp"], rows[-1]["prediction_id"]
                 if len(rows) < _CHUNK:
                     break
 

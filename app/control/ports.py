@@ -278,9 +278,11 @@ class Store(Protocol):
         until: datetime | None,
         version: str | None,
         as_of: datetime | None = None,
+        after: tuple[datetime, str] | None = None,
     ) -> AsyncIterator[list[Row]]:
         """Rows as of `labelled`, with `role`, in chunks, oldest first: constant memory. `as_of`: each with the label that held of those
-        received by then; without those that had none.
+        received by then; without those that had none. `after`: only what follows the row of this time and id, to go on where an earlier
+        reading broke off.
         """
 
     async def recent(self, model: str, version: str | None, since: datetime | None, limit: int) -> list[Row]:

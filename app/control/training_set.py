@@ -25,7 +25,7 @@ from app.control.ports import Row, Store
 from app.control.training_columns import FIXED, Columns, as_json, feature_names
 from app.domain import recency
 from app.domain.model import Model
-from app.errors import InvalidError
+from app.errors import InvalidError, UnavailableError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,6 +37,7 @@ FORMATS = {
 }
 FALLBACK = "fallback"  # the role of production's answer where the canary had none: given with certainty
 MAX_WEIGHT = 100.0  # of the inverse propensity: one row must not outweigh hundreds
+PAUSES_S = (0.5, 2.0, 5.0)  # before the store is asked again for what it did not give
 CHUNK = 1000  # rows weighed and written at a time
 ROW_GROUP = 100_000  # rows at most,
 ROW_GROUP_BYTES = 8 * 2**20  # and bytes before they are packed
@@ -124,7 +125,7 @@ async def _weighted(query: TrainingQuery, store: Store, as_of: datetime) -> Asyn
     model, end = query.model.name, as_of + timedelta(microseconds=1)
     until = end if query.until is None else min(query.until, end)
     waiting: list[Row] = []
-    async for stored in store.training_rows(model, query.since, until, query.version, as_of):
+    async for stored in _rows(store, model, query.since, until, query.version, as_of):
         waiting += stored
         while len(waiting) >= CHUNK:
             rows, waiting = waiting[:CHUNK], waiting[CHUNK:]
@@ -133,9 +134,39 @@ async def _weighted(query: TrainingQuery, store: Store, as_of: datetime) -> Asyn
         yield await _weigh(query, store, as_of, waiting)
 
 
+async def _rows(
+    store: Store, model: str, since: datetime | None, until: datetime, version: str | None, as_of: datetime
+) -> AsyncIterator[list[Row]]:
+    """A store that falters in the middle does not spoil a file of millions of rows: it is asked again for what follows the last row."""
+    last: tuple[datetime, str] | None = None
+    pauses = iter(PAUSES_S)
+    while True:
+        try:
+            async for rows in store.training_rows(model, since, until, version, as_of, last):
+                last, pauses = (rows[-1]["timestamp"], rows[-1]["prediction_id"]), iter(PAUSES_S)
+                yield rows
+            return
+        except UnavailableError:
+            pause = next(pauses, None)
+            if last is None or pause is None:  # nothing was given yet: whoever asked can be told
+                raise
+            await asyncio.sleep(pause)
+
+
+async def _propensities(
+    query: TrainingQuery, store: Store, as_of: datetime, ids: list[str]
+) -> dict[str, float]:
+    for pause in PAUSES_S:
+        try:
+            return await store.review_propensities(query.model.name, ids, as_of)
+        except UnavailableError:
+            await asyncio.sleep(pause)
+    return await store.review_propensities(query.model.name, ids, as_of)
+
+
 async def _weigh(query: TrainingQuery, store: Store, as_of: datetime, rows: list[Row]) -> list[Row]:
     ids = [str(row["prediction_id"]) for row in rows]
-    picked = await store.review_propensities(query.model.name, ids, as_of)
+    picked = await _propensities(query, store, as_of, ids)
     for row in rows:
         age = max(0.0, (as_of - row["timestamp"]).total_seconds() / 86_400)
         if row.pop("role") == FALLBACK:  # older rows have the canary's, which did not answer

@@ -120,13 +120,13 @@ async def test_coverage_is_told_by_score_and_age_and_uneven_labels_are_noticed(t
 async def test_reviewers_labels_stand_for_what_nobody_labelled(tmp_path: Path) -> None:
     """Most labels are of the least confident; weighted by their propensities they tell the truth about all."""
     chance = Random(6)
-    rows = answers(3000, chance, 1.0)
+    rows = answers(1500, chance, 1.0)
     truth = {row.prediction_id: float(chance.random() < float(row.prediction or 0.0)) for row in rows}
     actual = sum(right(row, truth[row.prediction_id]) for row in rows) / len(rows)
     settings = Retraining(metric="accuracy", baseline=0.76)
     async with control(tmp_path, model(labels=WEEK, retraining=settings)) as parts, parts.client() as client:
         await store_rows(parts.store, rows)
-        strategies = {"strategy": "uncertainty,margin,random", "limit": 600}
+        strategies = {"strategy": "uncertainty,margin,random", "limit": 300}
         drawn = (await client.get(f"{MODEL}/review", params=strategies)).json()["items"]
         low = [item for item in drawn if item["confidence"] < 0.7]
         assert len(low) > 0.7 * len(drawn)
@@ -144,7 +144,7 @@ async def test_reviewers_labels_stand_for_what_nobody_labelled(tmp_path: Path) -
         version = await report(parts)
         assert version["metrics"]["accuracy"]["value"] is None
         reviewed = version["reviewed"]
-        assert (reviewed["labels"], reviewed["stand_for"]) == (600, 3000)
+        assert (reviewed["labels"], reviewed["stand_for"]) == (300, 1500)
         figure = reviewed["metrics"]["accuracy"]
         error = (figure["high"] - figure["low"]) / (
             2 * 1.96

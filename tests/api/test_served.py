@@ -8,11 +8,15 @@ import socket
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 import uvicorn
 
+from app.control import training_set
+from app.control.ports import Row, Store
+from app.control.training_set import FORMATS
 from app.errors import UnavailableError
 from tests.control_parts import (
     ADMIN,
@@ -77,23 +81,57 @@ async def test_a_client_that_leaves_in_the_middle_leaves_what_it_sent(tmp_path: 
         assert (await client.post("/feedback", json={"outcomes": again})).json()["duplicates"] == 500
 
 
-async def test_an_export_that_cannot_be_finished_breaks_off_instead_of_ending(tmp_path: Path) -> None:
+def faltering(store: Store, failures: int) -> None:
+    """After the first chunk of rows the store fails, and then so often when it is asked to go on."""
+    read = store.training_rows
+    left = failures
+
+    async def rows(*arguments: Any) -> AsyncIterator[list[Row]]:
+        nonlocal left
+        *_, after = arguments
+        chunks = read(*arguments)
+        if after is None:
+            yield await anext(chunks)
+            await chunks.aclose()  # type: ignore[attr-defined]  # an async generator
+            raise UnavailableError("the database cannot be reached")
+        if left:
+            left -= 1
+            raise UnavailableError("the database cannot be reached")
+        async for chunk in chunks:
+            yield chunk
+
+    store.__dict__["training_rows"] = rows
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+async def test_an_export_outlives_a_store_that_falters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(training_set, "PAUSES_S", (0.01, 0.01, 0.01))
+    async with control(tmp_path) as parts, served(parts) as client:
+        at = START - timedelta(days=1)
+        await store_rows(parts.store, [prediction(at, number) for number in range(2500)], lambda _: 1.0)
+        asked = {"format": kind}
+        whole = await client.get("/admin/models/credit/training-set", params=asked)
+        asked["as_of"] = whole.headers["x-as-of"]
+        faltering(parts.store, failures=2)
+        again = await client.get("/admin/models/credit/training-set", params=asked)
+        assert again.content == whole.content
+
+
+async def test_an_export_that_cannot_be_finished_breaks_off_instead_of_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(training_set, "PAUSES_S", (0.01, 0.01, 0.01))
     async with control(tmp_path) as parts, served(parts) as client:
         at = START - timedelta(days=1)
         await store_rows(parts.store, [prediction(at, number) for number in range(1500)], lambda _: 1.0)
         whole = await client.get("/admin/models/credit/training-set")
         assert len(whole.text.splitlines()) == 1500
-        read = parts.store.training_rows
-
-        async def first_chunk_only(*arguments: object) -> AsyncIterator[list[object]]:
-            chunks = read(*arguments)
-            yield await anext(chunks)
-            await chunks.aclose()
-            raise UnavailableError("the database cannot be reached")
-
-        parts.store.__dict__["training_rows"] = first_chunk_only
+        faltering(parts.store, failures=100)
         with pytest.raises(httpx2.RemoteProtocolError):
             await client.get("/admin/models/credit/training-set")
+    assert [record.exc_info for record in caplog.records if record.exc_info] == []
 
 
 async def test_an_export_without_the_store_is_a_problem_and_no_broken_file(tmp_path: Path) -> None:

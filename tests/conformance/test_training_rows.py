@@ -138,3 +138,23 @@ async def test_whether_a_label_is_a_reviewers_alone_is_told_as_was_known_then(st
     ids = [confirmed.prediction_id, reviewed_later.prediction_id]
     assert await store.review_propensities("credit", ids, now) == {confirmed.prediction_id: 0.25}
     assert await store.review_propensities("credit", ids) == {reviewed_later.prediction_id: 0.25}
+
+
+async def test_a_reading_that_broke_off_goes_on_behind_any_row(store: SqlStore) -> None:
+    """Also between rows of the same time, of two versions, and at the edge of a span."""
+    rows = [
+        prediction(T0 + at * HOUR, model_version=version)
+        for at in (0, 0, 0, 1, 30, 30)
+        for version in ("v1", "v2")
+    ]
+    await store.load(batch(rows, (), [received(row, 1.0, T0 + DAY, T0 + DAY) for row in rows]))
+
+    async def read(after: tuple[datetime, str] | None) -> list[tuple[datetime, str]]:
+        chunks = store.training_rows("credit", None, None, None, THEN, after)
+        return [(row["timestamp"], row["prediction_id"]) async for chunk in chunks for row in chunk]
+
+    whole = await read(None)
+    assert whole == sorted(whole)
+    assert len(whole) == 12
+    for place, one in enumerate(whole):
+        assert await read(one) == whole[place + 1 :]

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Annotated, Literal
 
+import structlog
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
+from starlette.types import Send
 
 from app.api.routes import Caller, GatewayRoute, Json, needs
 from app.api.schemas import Instant
@@ -17,6 +19,9 @@ from app.api.services import Parts
 from app.control.audits import log_change
 from app.control.ports import AuditEntry
 from app.control.training_set import FORMATS, TrainingQuery, export, manifest
+from app.errors import GatewayError
+
+log = structlog.get_logger(__name__)
 
 router = APIRouter(route_class=GatewayRoute, prefix="/admin/models/{model}", tags=["reports"])
 
@@ -126,7 +131,7 @@ async def training_set(
         "Content-Disposition": f'attachment; filename="{name}"',
         "X-As-Of": as_of.isoformat(),
     }
-    return StreamingResponse(_all(first, pieces), headers=headers, media_type=FORMATS[format])
+    return _File(_all(first, pieces), headers=headers, media_type=FORMATS[format])
 
 
 @router.get("/training-set/manifest", **needs("read", 404, 422, 503))
@@ -135,6 +140,16 @@ async def training_set_manifest(parts: Parts, query: Asked) -> Response:
     an export, gives these rows, whatever labels have come since.
     """
     return Json(await manifest(query, parts.store, parts.clock.now()))
+
+
+class _File(StreamingResponse):
+    """Breaks off, without the end that would make it a whole file, when the store fails on the way."""
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        except GatewayError as error:
+            log.warning("an export broke off", reason=str(error))
 
 
 async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

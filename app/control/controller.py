@@ -96,6 +96,7 @@ class Controller:
         self._stored = StoredEvidence(store, clock)
         self._lock = asyncio.Lock()
         self._tripping: set[asyncio.Task[None]] = set()
+        self.trips_dropped = 0
         self.leads = False
         self.health = RecentHealth()
         self.rollbacks: Counter[tuple[str, str, str]] = Counter()
@@ -115,7 +116,10 @@ class Controller:
 
     def guard_trip(self, writer: str, trip: GuardTrip) -> None:
         """Taken care of at once, in a task of its own."""
-        if len(self._tripping) >= MAX_TRIPS or self._registry.get(trip.model) is None:
+        if self._registry.get(trip.model) is None:
+            return
+        if len(self._tripping) >= MAX_TRIPS:
+            self.trips_dropped += 1
             return
         task = asyncio.create_task(self._guard_tripped(writer, trip), name=f"guard-{trip.model}")
         self._tripping.add(task)
@@ -470,6 +474,7 @@ class Controller:
     def series(self) -> Iterator[Series]:
         for labels, count in self.rollbacks.items():
             yield Series("gateway_rollbacks_total", labels, count)
+        yield Series("gateway_guard_trips_dropped_total", ("busy",), self.trips_dropped)
 
 
 def _figures_of(writer: str, trip: GuardTrip) -> dict[str, Figure]:

@@ -94,6 +94,11 @@ CATALOGUE: dict[str, Metric] = {
     "gateway_canary_percent": Metric(
         "gauge", ("model",), "Share of requests that the candidate answers, in percent."
     ),
+    "gateway_guard_trips_dropped_total": Metric(
+        "counter",
+        ("reason",),
+        "Trips of a worker's guard beyond what may wait: for the control process (`unsent`), or in it (`busy`).",
+    ),
     "gateway_rollbacks_total": Metric("counter", ("model", "version", "reason"), "Candidates taken out."),
     "gateway_flags_revision": Metric("gauge", ("model",), "Revision of the flags in force."),
     "gateway_flags_stale_seconds": Metric(

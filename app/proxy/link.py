@@ -133,8 +133,12 @@ class Link:
 
     def guard_tripped(self, trip: GuardTrip) -> None:
         self.publish()  # what it is about comes first
-        if not self._send(trip) and len(self._unsent_trips) < TRIPS:
+        if self._send(trip):
+            return
+        if len(self._unsent_trips) < TRIPS:
             self._unsent_trips.append(trip)
+        else:
+            self.plane.statistics.count("gateway_guard_trips_dropped_total", "unsent")
 
     def received(self, body: bytes) -> None:
         message = decode_downward(body)

@@ -18,7 +18,7 @@ from app.control.controller import By
 from app.domain.model import Canary, ControlMirror, RoutingKey, Shadow
 from app.domain.rollout import Action
 from app.errors import ConflictError, GatewayError, InvalidError, NotFoundError, UnavailableError
-from app.link.messages import GuardTrip, Pair, Pairs, Tick, VersionTick
+from app.link.messages import GuardTrip, Pair, Pairs, Series, Tick, VersionTick
 from tests.control_parts import Control, FlakyStore, control, model, until
 
 OPS = By("ops", "10.0.0.1", "operator")
@@ -296,6 +296,16 @@ async def test_a_guard_trip_takes_the_candidate_out_without_waiting_for_the_next
         assert (entry["actor"], entry["origin"]) == ("controller", "guard")
         assert "Error rate 100.0%" in entry["reason"]
         assert parts.controller.rollbacks == {("credit", "v2", "guard"): 1}
+
+
+async def test_trips_beyond_what_can_be_carried_out_at_once_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.control.controller.MAX_TRIPS", 1)
+    async with control(tmp_path, model()) as parts:
+        for version in ("v2", "v3", "v4"):
+            parts.controller.guard_trip("w0", GuardTrip("credit", version, "", 1, "errors", 20, 20, 0))
+        assert Series("gateway_guard_trips_dropped_total", ("busy",), 2) in list(parts.controller.series())
 
 
 async def test_a_guard_trip_leaves_every_figure_that_the_worker_sent_in_the_rollouts_history(

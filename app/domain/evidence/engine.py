@@ -28,7 +28,7 @@ from app.domain.evidence.pairs import OrderEffect, PairBatch, log_ratio, score_g
 from app.domain.evidence.pooling import Pool
 from app.domain.evidence.shadow import OwnNoise, ShadowPair, failure_growth, severity_growth, shift_growth
 from app.domain.evidence.stake import Drip, Stake
-from app.domain.evidence.tick import BUCKETS
+from app.domain.evidence.tick import BUCKETS, LEAST
 
 ENOUGH_LATENCIES = 500  # of production, to make bets on latency from
 LABEL_METRICS = (
@@ -332,9 +332,9 @@ class Engine:
 
 
 def _histograms(arms: Sequence[Arm]) -> Floats:
-    """Latency counts (len(arms), BUCKETS); a bucket beyond the ladder counts as its end."""
+    """Latency counts (len(arms), BUCKETS); a bucket beyond the ladder counts as its end, all below `LEAST` as that one."""
     result = np.zeros((len(arms), BUCKETS))
     for row, arm in zip(result, arms, strict=True):
         for bucket, count in arm.latency.items():
-            row[min(max(bucket, 0), BUCKETS - 1)] += count
+            row[min(max(bucket, LEAST), BUCKETS - 1)] += count
     return result

@@ -18,7 +18,7 @@ from app.domain.evidence.metrics import EngineConfig
 from app.domain.evidence.pairs import OrderEffect
 from app.domain.evidence.pooling import Pool
 from app.domain.evidence.shadow import OwnNoise, Severity
-from app.domain.evidence.tick import BUCKETS
+from app.domain.evidence.tick import BUCKETS, LEAST
 
 FORMAT = 1
 
@@ -117,5 +117,5 @@ def _sparse(histogram: Floats) -> dict[str, float]:
 def _dense(sparse: dict[str, float]) -> Floats:
     result = np.zeros(BUCKETS)
     for bucket, count in sparse.items():
-        result[int(bucket)] = count
+        result[max(int(bucket), LEAST)] += count  # older states told latencies below it apart
     return result

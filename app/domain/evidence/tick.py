@@ -12,6 +12,7 @@ RATIO = 1.1  # between the lower edges of neighbouring buckets
 BELOW_10_MS = 48  # rungs under 10 ms: the lowest bucket holds everything under 0.113 ms
 BUCKETS = BELOW_10_MS + 81  # the top bucket starts at 20.5 s
 TOP = BUCKETS - 1
+LEAST = BELOW_10_MS - 1  # all below 10 ms are alike to who compares: what is faster than that is fast enough
 _PER_LOG = 1.0 / math.log(RATIO)
 _OFFSET = BELOW_10_MS - math.log(10.0) * _PER_LOG
 _LOWEST_MS = 10.0 / RATIO ** (BELOW_10_MS - 1)

@@ -76,6 +76,18 @@ def test_a_slower_candidate_is_found_and_the_metric_is_named() -> None:
     assert snapshot.decisive_metric == "latency"
 
 
+@pytest.mark.parametrize("reloaded", [False, True], ids=["in one go", "stored in between"])
+def test_a_candidate_that_takes_two_milliseconds_instead_of_one_is_fast_enough(reloaded: bool) -> None:
+    found = engine(metrics=("latency",))
+    assert not run(found, 60, medians=(1.0, 1.0)).is_worse
+    if reloaded:
+        found = load(dump(found))
+    assert not run(found, 240, first=61, medians=(1.0, 2.0)).is_worse
+    slow = run(found, 60, first=301, medians=(1.0, 20.0))
+    assert slow.is_worse
+    assert slow.decisive_metric == "latency"
+
+
 def test_an_incident_that_both_suffer_is_nobodys_fault() -> None:
     found = engine()
     run(found, 50)

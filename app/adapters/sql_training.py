@@ -52,23 +52,23 @@ class TrainingReads(RecordReads):
             periods = [(period, stored) for period, stored in await connection.execute(query)]
         columns = [*LABELLED, _P.role, _P.model, _P.request_id, _learned_later(as_of).label("learned_later")]
         wanted = [_P.model == model, _P.model_version.in_(versions), _P.ground_truth_timestamp.is_not(None)]
-        wanted += within(predictions, since, until)
         for lower, upper in _spans(periods, since, until):
             if after is not None and upper <= after[0]:
                 continue
-            query = (
-                sa.select(*columns)
-                .where(*wanted, *within(predictions, lower, upper))
-                .order_by(_P.timestamp, _P.prediction_id)
-                .limit(_CHUNK)
-            )
             while True:
-                following = query
-                if after is not None:
-                    beyond = sa.or_(_P.timestamp > after[0], _P.prediction_id > after[1])
-                    following = query.where(_P.timestamp >= after[0], beyond)
+                # One lower bound: given two, SQLite would search by the first and read all between them again and again.
+                begin, beyond = lower, []
+                if after is not None and after[0] >= lower:
+                    begin = after[0]
+                    beyond = [sa.or_(_P.timestamp > after[0], _P.prediction_id > after[1])]
+                query = (
+                    sa.select(*columns)
+                    .where(*wanted, *within(predictions, begin, upper), *beyond)
+                    .order_by(_P.timestamp, _P.prediction_id)
+                    .limit(_CHUNK)
+                )
                 async with self.read() as connection:
-                    rows = await fetched(await connection.execute(following))
+                    rows = await fetched(await connection.execute(query))
                     known = rows if as_of is None else await _as_known(connection, rows, as_of)
                 if known:
                     yield [
@@ -126,7 +126,14 @@ async def _as_known(connection: AsyncConnection, rows: Sequence[Row], as_of: dat
 def _spans(
     periods: Sequence[tuple[datetime, int]], since: datetime | None, until: datetime | None
 ) -> Iterator[tuple[datetime, datetime]]:
-    """Neighbouring periods put together, as long as they hold few rows."""
+    """Neighbouring periods put together, as long as they hold few rows, and cut to what was asked for."""
+
+    def within_both(lower: datetime, upper: datetime) -> tuple[datetime, datetime]:
+        return (
+            lower if since is None else max(lower, since),
+            upper if until is None else min(upper, until),
+        )
+
     start: datetime | None = None
     rows = 0
     end = EPOCH
@@ -134,10 +141,10 @@ def _spans(
         if (since is not None and period + QUARTER <= since) or (until is not None and period >= until):
             continue
         if start is not None and rows + stored > _SPAN_ROWS:
-            yield start, end
+            yield within_both(start, end)
             start, rows = None, 0
         start = period if start is None else start
         rows += stored
         end = period + QUARTER
     if start is not None:
-        yield start, end
+        yield within_both(start, end)

@@ -45,7 +45,7 @@ servers: $(INSTALLED)
 
 interop: $(INSTALLED) servers ## Real model servers and clients of other projects, in environments of their own.
 	@$(BIN)/python -m tests.interop.environment
-	$(BIN)/python -m pytest -m interop --dist loadfile --timeout 600 -o faulthandler_timeout=700 $(ARGS)
+	$(BIN)/python -m pytest -m interop -n 3 --dist loadfile --timeout 600 -o faulthandler_timeout=700 $(ARGS)
 
 browser: $(INSTALLED) ## The dashboard in a real browser.
 	@$(BIN)/python -m tests.browser.environment

@@ -109,6 +109,6 @@ def versions(tools: Tools) -> dict[str, str]:
         "httpx": httpx,
         "uvicorn": uvicorn,
         "python": sys.version.split()[0],
-        "kernel": os.uname().release,
+        "kernel": os.uname().release.partition("-")[0],
         "cpus": str(os.cpu_count()),
     }

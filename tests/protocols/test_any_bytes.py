@@ -141,7 +141,7 @@ REPLY = b'{"prediction":1}'
         (GOOD, "gzip, gzip, gzip, gzip", Reason.UNSUPPORTED_ENCODING),
         (gzip.compress(bytes(MAX_DECODED_BYTES + 1), mtime=0), "gzip", Reason.DECODED_SIZE),
         (
-            gzip.compress(gzip.compress(bytes(64 * MAX_DECODED_BYTES), mtime=0)),
+            gzip.compress(gzip.compress(bytes(MAX_DECODED_BYTES), mtime=0) * 64),
             "gzip, gzip",
             Reason.DECODED_SIZE,
         ),

@@ -102,6 +102,52 @@ async def test_labels_that_are_sent_late_are_not_taken_for_labels_of_the_other_c
     assert young["as_of"] is not None
 
 
+async def test_the_precision_of_young_labels_reads_one_and_is_never_shown_for_the_mature_truth(
+    tmp_path: Path,
+) -> None:
+    """Two in a hundred are fraud and are reported after five days on average; who is honest is known after thirty days. What is labelled
+    at seven days is therefore fraud, every bit of it.
+    """
+    chance = Random(12)
+    rows, truth = [], []
+    for number in range(4000):
+        fraud = chance.random() < 0.02
+        said = chance.random() < (0.8 if fraud else 0.011)
+        at = START - timedelta(days=7.0 * (4000 - number) / 4000)
+        rows.append(prediction(at, number, prediction=0.9 if said else 0.1, confidence=0.9))
+        truth.append(float(fraud))
+    reported = [chance.expovariate(1 / (5 * DAY)) if known else 30 * DAY for known in truth]
+
+    def known_between(begin: float, end: float) -> list[tuple[PredictionRow, float, OutcomeRow]]:
+        """Rows, truths and outcomes that are received between these ages of the gateway's clock, in seconds after START."""
+        found = []
+        for row, fraud, delay in zip(rows, truth, reported, strict=True):
+            at = row.timestamp + timedelta(seconds=delay)
+            if begin < (at - START).total_seconds() <= end:
+                found.append((row, fraud, replace(outcome(row, fraud, at), received_at=at)))
+        return found
+
+    def precision(judged: Sequence[tuple[PredictionRow, float]]) -> float:
+        hits = [fraud for row, fraud in judged if float(row.prediction or 0.0) >= 0.5]
+        return sum(hits) / len(hits)
+
+    mature = precision(list(zip(rows, truth, strict=True)))
+    assert mature == pytest.approx(0.6, abs=4 * (0.6 * 0.4 / 107) ** 0.5)  # 107 of them are called fraud
+    async with control(tmp_path, model(labels=Labels(horizon_s=30 * DAY, min_coverage=0.9))) as parts:
+        await store_rows(parts.store, rows)
+        young = known_between(float("-inf"), 0.0)
+        await stored(parts, [one for *_, one in young])
+        assert precision([(row, fraud) for row, fraud, _ in young]) == 1.0
+        figure = (await report(parts))["metrics"]["precision"]
+        assert figure["value"] is None
+        assert figure["reason"]
+        parts.clock.turn(31 * DAY)
+        await stored(parts, [one for *_, one in known_between(0.0, float("inf"))])
+        figure = (await report(parts))["metrics"]["precision"]
+        assert figure["value"] == pytest.approx(mature)
+        assert figure["low"] <= mature <= figure["high"]
+
+
 async def test_coverage_is_told_by_score_and_age_and_uneven_labels_are_noticed(tmp_path: Path) -> None:
     rows = answers(3000, Random(4), 14.0)
     async with control(tmp_path, model(labels=WEEK)) as parts:

@@ -20,7 +20,7 @@ demo: $(INSTALLED) ## Watch real models being released and rolled back (three mi
 serve: $(INSTALLED) ## Run the gateway with gateway.example.yaml.
 	$(BIN)/python -m app serve --config gateway.example.yaml $(ARGS)
 
-test: $(INSTALLED) servers ## All tests, with a real PostgreSQL and Redis.
+test: $(INSTALLED) servers ## The tests, with a real PostgreSQL and Redis.
 	$(BIN)/python -m pytest $(ARGS)
 
 check: format lint types contracts test ## What a change must pass.

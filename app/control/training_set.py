@@ -129,20 +129,26 @@ async def _weighted(query: TrainingQuery, store: Store, as_of: datetime) -> Asyn
         waiting += stored
         while len(waiting) >= CHUNK:
             rows, waiting = waiting[:CHUNK], waiting[CHUNK:]
-            yield await _weigh(query, store, as_of, rows)
+            yield _weigh(query, as_of, rows)
     if waiting:
-        yield await _weigh(query, store, as_of, waiting)
+        yield _weigh(query, as_of, waiting)
 
 
 async def _rows(
     store: Store, model: str, since: datetime | None, until: datetime, version: str | None, as_of: datetime
 ) -> AsyncIterator[list[Row]]:
-    """A store that falters in the middle does not spoil a file of millions of rows: it is asked again for what follows the last row."""
+    """Rows with `review_propensity`. A store that falters in the middle does not spoil a file of millions of rows: it is asked again for
+    what follows the last row.
+    """
     last: tuple[datetime, str] | None = None
     pauses = iter(PAUSES_S)
     while True:
         try:
             async for rows in store.training_rows(model, since, until, version, as_of, last):
+                picked = await store.review_propensities(model, [row["prediction_id"] for row in rows], as_of)
+                for row in rows:
+                    # Of a label that only a reviewer gave: as likely as its prediction was picked for review.
+                    row["review_propensity"] = picked.get(row["prediction_id"])
                 last, pauses = (rows[-1]["timestamp"], rows[-1]["prediction_id"]), iter(PAUSES_S)
                 yield rows
             return
@@ -153,26 +159,12 @@ async def _rows(
             await asyncio.sleep(pause)
 
 
-async def _propensities(
-    query: TrainingQuery, store: Store, as_of: datetime, ids: list[str]
-) -> dict[str, float]:
-    for pause in PAUSES_S:
-        try:
-            return await store.review_propensities(query.model.name, ids, as_of)
-        except UnavailableError:
-            await asyncio.sleep(pause)
-    return await store.review_propensities(query.model.name, ids, as_of)
-
-
-async def _weigh(query: TrainingQuery, store: Store, as_of: datetime, rows: list[Row]) -> list[Row]:
-    ids = [str(row["prediction_id"]) for row in rows]
-    picked = await _propensities(query, store, as_of, ids)
+def _weigh(query: TrainingQuery, as_of: datetime, rows: list[Row]) -> list[Row]:
     for row in rows:
         age = max(0.0, (as_of - row["timestamp"]).total_seconds() / 86_400)
         if row.pop("role") == FALLBACK:  # older rows have the canary's, which did not answer
             row["propensity"] = 1.0
-        # Of a label that only a reviewer gave: as likely as its prediction was picked for review.
-        review = row["review_propensity"] = picked.get(row["prediction_id"])
+        review = row["review_propensity"]
         # Among the rows of all versions every request is there, whoever answered: none was unlikely.
         routed = 1.0 if query.version is None else row["propensity"]
         chance = routed * (1.0 if review is None else review)

@@ -96,7 +96,7 @@ class Link:
         self._send_totals(0)
         trips, self._unsent_trips = self._unsent_trips, []
         for trip in trips:
-            self._send(trip)
+            self._tell(trip)
 
     def ended(self, wire: _Wire) -> None:
         if self._wire is wire:
@@ -133,6 +133,10 @@ class Link:
 
     def guard_tripped(self, trip: GuardTrip) -> None:
         self.publish()  # what it is about comes first
+        self._tell(trip)
+
+    def _tell(self, trip: GuardTrip) -> None:
+        """Now, or when the control process is there again; beyond a bound not at all, which is counted."""
         if self._send(trip):
             return
         if len(self._unsent_trips) < TRIPS:

@@ -132,7 +132,9 @@ async def test_the_precision_of_young_labels_reads_one_and_is_never_shown_for_th
         return sum(hits) / len(hits)
 
     mature = precision(list(zip(rows, truth, strict=True)))
-    assert mature == pytest.approx(0.6, abs=4 * (0.6 * 0.4 / 107) ** 0.5)  # 107 of them are called fraud
+    assert mature == pytest.approx(
+        0.6, abs=4 * (0.6 * 0.4 / 107) ** 0.5
+    )  # 107 are expected to be called fraud
     async with control(tmp_path, model(labels=Labels(horizon_s=30 * DAY, min_coverage=0.9))) as parts:
         await store_rows(parts.store, rows)
         young = known_between(float("-inf"), 0.0)

@@ -82,9 +82,16 @@ async def test_a_client_that_leaves_in_the_middle_leaves_what_it_sent(tmp_path: 
 
 
 def faltering(store: Store, failures: int) -> None:
-    """After the first chunk of rows the store fails, and then so often when it is asked to go on."""
-    read = store.training_rows
-    left = failures
+    """After the first chunk of rows the store fails, and then so often when it is asked to go on; then once more, amid a chunk."""
+    read, picked = store.training_rows, store.review_propensities
+    left, chunks_asked = failures, 0
+
+    async def propensities(*arguments: Any) -> dict[str, float]:
+        nonlocal chunks_asked
+        chunks_asked += 1
+        if chunks_asked == 2:
+            raise UnavailableError("the database cannot be reached")
+        return await picked(*arguments)
 
     async def rows(*arguments: Any) -> AsyncIterator[list[Row]]:
         nonlocal left
@@ -100,7 +107,7 @@ def faltering(store: Store, failures: int) -> None:
         async for chunk in chunks:
             yield chunk
 
-    store.__dict__["training_rows"] = rows
+    store.__dict__.update(training_rows=rows, review_propensities=propensities)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -114,7 +121,7 @@ async def test_an_export_outlives_a_store_that_falters(
         asked = {"format": kind}
         whole = await client.get("/admin/models/credit/training-set", params=asked)
         asked["as_of"] = whole.headers["x-as-of"]
-        faltering(parts.store, failures=2)
+        faltering(parts.store, failures=1)
         again = await client.get("/admin/models/credit/training-set", params=asked)
         assert again.content == whole.content
 

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from app.domain.evidence.bets import Floats
+from app.domain.evidence.tick import LEAST_MS
 
 SIDES = (0.55, 0.65, 0.75, 0.9)  # probability that the candidate is the worse of two that differ
 LAMBDAS = (0.1, 0.2, 0.4, 0.8, 0.95)  # part of the stake put on a pair
 SIDE_STAKES: Floats = np.full(len(SIDES), 1.0 / len(SIDES))
 SCORE_STAKES: Floats = np.full(2 * len(LAMBDAS), 0.5 / len(LAMBDAS))
-LEAST_US = 10_000  # shorter latencies count as this one
+LEAST_US = int(LEAST_MS * 1000)  # shorter latencies count as this one
 CLIP = 0.5  # |log ratio| from which a pair counts fully
 ENOUGH = 50  # A/A pairs, for a first margin; it is wide then, and narrows with each further pair
 SURE = 3.72  # standard errors: one-sided 1e-4

@@ -214,8 +214,8 @@ async def test_labels_of_bodies_with_many_rows_blame_no_identical_version_more_o
     """All rows of a body are right or wrong together. Two arms: a fifth of the bodies is too hard for either version.
     Paired: each body is too hard for one of the two, whichever a coin says.
     """
-    runs, alpha, blamed = 40, 0.05, 0
-    rows, bodies_an_arm = 8, 40
+    runs, alpha, blamed = 60, 0.05, 0
+    rows, bodies_an_arm = 20, 40
     rng = np.random.default_rng(4)
     async with control(tmp_path, known(alpha=alpha)) as parts:
         await parts.controller.look()
